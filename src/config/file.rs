@@ -1,0 +1,1 @@
+//! The shape of the YAML; the only place that knows serde and the YAML crate.

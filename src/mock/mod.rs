@@ -1,0 +1,1 @@
+//! The embedded rate-limited API (`tidegate mock`).
