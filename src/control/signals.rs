@@ -11,11 +11,12 @@ pub struct Signals {
     pub retry_after: Option<Duration>,
     /// The upstream's own verdict on retrying (`x-should-retry`).
     pub should_retry: Option<bool>,
-    /// Requests left, when a requests counter without a longer window than a minute was sent.
+    /// Requests left, the smallest of the request counters sent whose window is at most a minute or not said.
     pub requests_remaining: Option<u64>,
-    /// Tokens left, the smallest of the token counters sent.
+    /// Tokens left, the smallest of the token counters sent whose window is at most a minute or not said.
     pub tokens_remaining: Option<u64>,
-    /// Time until the exhausted counter recovers. Only set when a remaining counter is 0.
+    /// Time until the exhausted counter recovers, whatever its window; of several the longest. Only set when a remaining
+    /// counter is 0 and its reset was sent.
     pub exhausted_for: Option<Duration>,
 }
 
@@ -36,13 +37,7 @@ pub enum Attribution {
 
 impl Attribution {
     /// All of them, in label order.
-    pub const ALL: [Self; 5] = [
-        Self::Ceiling,
-        Self::Rate,
-        Self::Quota,
-        Self::Overload,
-        Self::Unknown,
-    ];
+    pub const ALL: [Self; 5] = [Self::Ceiling, Self::Rate, Self::Quota, Self::Overload, Self::Unknown];
 
     /// The metric label and the word used in `/status` and in logs.
     #[must_use]

@@ -1,1 +1,11 @@
 //! The one integration-test binary: modules by theme.
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests may panic, use the real clock, and ignore how a scripted peer fares"
+)]
+

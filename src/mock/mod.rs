@@ -1,1 +1,0 @@
-//! The embedded rate-limited API (`tidegate mock`).

@@ -1,3 +1,0 @@
-//! What upstreams say: pure parsing, no I/O.
-
-pub mod presets;
