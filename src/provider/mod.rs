@@ -1,0 +1,3 @@
+//! What upstreams say: pure parsing, no I/O.
+
+pub mod presets;
