@@ -1,3 +1,5 @@
 //! What upstreams say: pure parsing, no I/O.
 
+mod durations;
 pub mod presets;
+pub mod signals;
