@@ -2,4 +2,5 @@
 
 mod durations;
 pub mod presets;
+pub mod refusal;
 pub mod signals;
