@@ -2,4 +2,7 @@
 
 pub mod clock;
 pub mod control;
+pub mod fault;
+pub mod metrics;
 pub mod provider;
+pub mod tasks;
