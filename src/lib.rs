@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod control;
 pub mod fault;
+pub mod gate;
 pub mod metrics;
 pub mod provider;
 pub mod tasks;
