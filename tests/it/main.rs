@@ -9,3 +9,4 @@
     reason = "tests may panic, use the real clock, and ignore how a scripted peer fares"
 )]
 
+mod config;
