@@ -8,3 +8,4 @@ pub mod gate;
 pub mod metrics;
 pub mod provider;
 pub mod tasks;
+pub mod upstream;

@@ -1,0 +1,172 @@
+//! The body of a request on its way up.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::clock;
+
+/// The body of one attempt: held in full, or passed through as it comes.
+#[derive(Debug)]
+pub enum SendBody {
+    /// Held in full. `chunked`: the client did not announce a length, so none is announced upstream.
+    Buffered {
+        /// What is left to send.
+        data: Bytes,
+        /// Sent after the data.
+        trailers: Option<Box<HeaderMap>>,
+        /// Whether the length is kept open.
+        chunked: bool,
+    },
+    /// What was read already, then the rest as it comes.
+    Streaming {
+        /// Read while the gate was asked.
+        prefix: Bytes,
+        /// The rest.
+        rest: Incoming,
+        /// How far it got, for whoever waits for the answer.
+        upload: Arc<Upload>,
+    },
+}
+
+/// How far a streamed body got.
+#[derive(Debug)]
+pub struct Upload {
+    began: Instant,
+    touched: AtomicBool,
+    done: AtomicBool,
+    failed: AtomicBool,
+    /// Milliseconds from `began` to the last byte that moved.
+    moved_ms: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Upload {
+    /// Nothing has moved yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            began: clock::now(),
+            touched: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            moved_ms: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The whole body has been handed to the connection.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Some of it has been taken from the client, so it cannot be sent again.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
+    }
+
+    /// The client broke off inside it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// When it last moved.
+    #[must_use]
+    pub fn moved_at(&self) -> Instant {
+        self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that moved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn moved(&self, bytes: usize) {
+        let since = clock::now().saturating_duration_since(self.began);
+        self.moved_ms.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Body for SendBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Buffered { data, trailers, .. } => {
+                if !data.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
+                }
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
+            }
+            Self::Streaming { prefix, rest, upload } => {
+                if !prefix.is_empty() {
+                    upload.moved(prefix.len());
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(prefix)))));
+                }
+                // From the first poll on hyper may have asked the client for the body (100 Continue).
+                upload.touched.store(true, Ordering::Relaxed);
+                let frame = std::task::ready!(Pin::new(&mut *rest).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        upload.moved(frame.data_ref().map_or(0, Bytes::len));
+                        if rest.is_end_stream() {
+                            upload.done.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    Some(Err(_)) => upload.failed.store(true, Ordering::Relaxed),
+                    None => upload.done.store(true, Ordering::Relaxed),
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Buffered { data, trailers, chunked } => data.is_empty() && trailers.is_none() && !chunked,
+            Self::Streaming { prefix, rest, .. } => prefix.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Buffered { chunked: true, .. } => SizeHint::default(),
+            Self::Buffered { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Self::Streaming { prefix, rest, .. } => plus(prefix.len(), rest.size_hint()),
+        }
+    }
+}
+
+/// `hint`, with `more` bytes before it.
+pub(crate) fn plus(more: usize, hint: SizeHint) -> SizeHint {
+    let more = more as u64;
+    let mut sum = SizeHint::new();
+    if let Some(upper) = hint.upper() {
+        sum.set_upper(upper.saturating_add(more));
+    }
+    sum.set_lower(hint.lower().saturating_add(more));
+    sum
+}

@@ -1,0 +1,236 @@
+//! Opening a connection: name, TCP, TLS, each with its own way to fail, all under one deadline.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderValue, Uri, uri::Scheme};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    config::{Http2, TlsRoots, Upstream, UpstreamTls},
+    fault::Unreached,
+};
+
+/// How to reach one upstream.
+pub struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<Tls>,
+    http2: Http2,
+    deadline: Duration,
+    pub(super) linger: Duration,
+    /// `Host` of forwarded requests.
+    pub host_header: HeaderValue,
+    /// Scheme and authority, for HTTP/2's pseudo-headers.
+    pub origin: http::uri::Parts,
+    /// Path put before every request's path; empty or without a slash at its end.
+    pub base_path: String,
+}
+
+struct Tls {
+    name: ServerName<'static>,
+    negotiated: TlsConnector,
+    http1: TlsConnector,
+}
+
+/// A connection, and which protocol it speaks.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) http2: bool,
+}
+
+/// Plain or TLS.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Why an upstream's TLS settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// A file cannot be read or is not what it should be.
+    #[error("upstream `{upstream}`: {}: {problem}", path.display())]
+    File {
+        /// Name of the upstream.
+        upstream: String,
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The parts do not fit together.
+    #[error("upstream `{upstream}`: tls: {problem}")]
+    Tls {
+        /// Name of the upstream.
+        upstream: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Prepares everything that does not change from connection to connection. Reads the TLS files.
+    pub fn new(upstream: &Upstream) -> Result<Self, ConnectorError> {
+        let url = &upstream.url;
+        let https = url.scheme() == Some(&Scheme::HTTPS);
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = url.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let tls = if https { Some(Tls::new(upstream, &host)?) } else { None };
+        let authority = url.authority().map_or(host.as_str(), |authority| authority.as_str());
+        let host_header = HeaderValue::from_str(authority).map_err(|_| ConnectorError::Tls {
+            upstream: upstream.name.clone(),
+            problem: format!("`{authority}` cannot stand in a Host header"),
+        })?;
+        let base_path = url.path().trim_end_matches('/').to_owned();
+        let mut origin = Uri::default().into_parts();
+        origin.scheme = url.scheme().cloned();
+        origin.authority = url.authority().cloned();
+        Ok(Self {
+            host,
+            port,
+            tls,
+            http2: upstream.http2,
+            deadline: upstream.deadlines.connect,
+            linger: upstream.deadlines.linger,
+            host_header,
+            origin,
+            base_path,
+        })
+    }
+
+    /// Whether a connection may turn out to speak HTTP/2.
+    pub(super) fn may_speak_http2(&self) -> bool {
+        match self.http2 {
+            Http2::Auto => self.tls.is_some(),
+            Http2::Off => false,
+            Http2::Only => true,
+        }
+    }
+
+    /// Opens a connection within the deadline. `http1`: whatever ALPN would say (for upgrades).
+    pub(super) async fn connect(&self, http1: bool) -> Result<Connected, Unreached> {
+        tokio::time::timeout(self.deadline, self.open(http1)).await.unwrap_or(Err(Unreached::Timeout))
+    }
+
+    async fn open(&self, http1: bool) -> Result<Connected, Unreached> {
+        let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(|_| Unreached::Dns)?;
+        let mut stream = Err(Unreached::Dns);
+        for address in addresses {
+            stream = TcpStream::connect(address).await.map_err(|_| Unreached::Connect);
+            if stream.is_ok() {
+                break;
+            }
+        }
+        let stream = stream?;
+        // Small stream events must not wait for company.
+        stream.set_nodelay(true).map_err(|_| Unreached::Connect)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Connected { stream: Stream::Plain(stream), http2: self.http2 == Http2::Only && !http1 });
+        };
+        let connector = if http1 { &tls.http1 } else { &tls.negotiated };
+        let stream = connector.connect(tls.name.clone(), stream).await.map_err(|error| {
+            tracing::warn!(host = self.host, %error, "TLS handshake with the upstream failed");
+            Unreached::Tls
+        })?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if self.http2 == Http2::Only && !http2 && !http1 {
+            tracing::warn!(host = self.host, "the upstream did not agree to HTTP/2, which `http2: only` asks for");
+            return Err(Unreached::Tls);
+        }
+        Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
+    }
+}
+
+impl Tls {
+    fn new(upstream: &Upstream, host: &str) -> Result<Self, ConnectorError> {
+        let wrong = |problem: String| ConnectorError::Tls { upstream: upstream.name.clone(), problem };
+        let name = upstream.tls.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name.clone())
+            .map_err(|_| wrong(format!("`{name}` is no name a certificate can be for; set tls.server_name")))?;
+        let config = client_config(&upstream.name, &upstream.tls)?;
+        let with_alpn = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        let negotiated: &[&[u8]] = match upstream.http2 {
+            Http2::Auto => &[b"h2", b"http/1.1"],
+            Http2::Off => &[b"http/1.1"],
+            Http2::Only => &[b"h2"],
+        };
+        Ok(Self { name, negotiated: with_alpn(negotiated), http1: with_alpn(&[b"http/1.1"]) })
+    }
+}
+
+fn client_config(upstream: &str, tls: &UpstreamTls) -> Result<ClientConfig, ConnectorError> {
+    let wrong = |problem: String| ConnectorError::Tls { upstream: upstream.to_owned(), problem };
+    let mut roots = RootCertStore::empty();
+    match tls.roots {
+        TlsRoots::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        TlsRoots::None => {}
+        TlsRoots::System => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    if let Some(path) = &tls.ca {
+        for certificate in certificates(upstream, path)? {
+            roots.add(certificate).map_err(|error| file_error(upstream, path, &error))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err(wrong("no trusted issuers were found; set tls.roots: bundled, or tls.ca to a file".to_owned()));
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(error.to_string()))?
+        .with_root_certificates(roots);
+    match &tls.client {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => {
+            let chain = certificates(upstream, cert)?;
+            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(upstream, key, &error))?;
+            builder.with_client_auth_cert(chain, key_der).map_err(|error| wrong(error.to_string()))
+        }
+    }
+}
+
+fn certificates(upstream: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| file_error(upstream, path, &error))
+}
+
+fn file_error(upstream: &str, path: &Path, problem: &dyn std::fmt::Display) -> ConnectorError {
+    ConnectorError::File { upstream: upstream.to_owned(), path: path.to_owned(), problem: problem.to_string() }
+}
+
+/// Closes our side and waits until the upstream has closed its own, or `max` has passed: only then is an abandoned
+/// attempt surely out of the upstream's hands.
+pub(super) async fn linger(stream: &mut TcpStream, max: Duration) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let gone = async {
+        stream.shutdown().await?;
+        let mut rest = vec![0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // However it ends, the connection is closed next.
+    drop(tokio::time::timeout(max, gone).await);
+}

@@ -1,0 +1,451 @@
+//! The connections of one thread to one upstream: check out, send, give back.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::{clock, control::limit::Outcome, fault::Unreached, gate::Permit, metrics::Metrics, tasks::Tasks};
+
+use super::{
+    Connector, SendBody, Upload,
+    connect::{self, Stream},
+    hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams},
+};
+
+/// Idle connections are closed after this: providers close theirs after 60 s, and the first to close must be us.
+const IDLE_MAX: Duration = Duration::from_secs(45);
+/// No connection takes new work after this, so that a changed address is noticed.
+const AGE_MAX: Duration = Duration::from_secs(300);
+/// Idle connections kept per thread and upstream.
+const IDLE_COUNT_MAX: usize = 256;
+/// How often idle ones are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Streams on one HTTP/2 connection, whatever more the upstream allows: one broken connection ends all of them.
+const STREAMS_MAX: usize = 100;
+/// Time a connection has to become ready after its last response ended; it takes one turn of its task.
+const READY_MAX: Duration = Duration::from_secs(1);
+/// What an upstream that has not told its number of streams is taken to allow; a number nobody would choose, so that
+/// being told can be noticed.
+const STREAMS_UNTOLD: usize = 97;
+/// Time an upstream has to send the settings that every connection begins with (RFC 9113 3.4).
+const SETTINGS_MAX: Duration = Duration::from_secs(1);
+/// HTTP/2 windows: a stream may run this far ahead of its reader …
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// … and all streams of a connection together this far.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// An HTTP/2 connection with streams on it is asked for a sign of life this often.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// What a request needs of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Whatever the upstream speaks.
+    Any,
+    /// HTTP/1.1, since it asks for an upgrade.
+    Http1,
+}
+
+/// Why an attempt got no response head.
+pub enum Failed {
+    /// Nothing of it was written. The request comes back as it was.
+    Unsent {
+        /// To be sent again.
+        request: Box<Request<SendBody>>,
+        /// Still held.
+        permit: Option<Permit>,
+        /// Why.
+        why: Unreached,
+    },
+    /// The upstream said that it did not process it (HTTP/2 `REFUSED_STREAM`, `GOAWAY`).
+    Unprocessed {
+        /// Still held.
+        permit: Option<Permit>,
+    },
+    /// It was, or may have been, written.
+    Sent {
+        /// Still held.
+        permit: Option<Permit>,
+        /// The connection had served other attempts before.
+        reused: bool,
+        /// What hyper says about it.
+        error: hyper::Error,
+    },
+    /// It was written, and no response head came in time. The attempt is abandoned; its slot comes back when the
+    /// upstream has noticed.
+    Silent {
+        /// How long it was waited for.
+        after: Duration,
+    },
+}
+
+/// The connections of one thread to one upstream.
+pub struct Pool {
+    pub(super) connector: Arc<Connector>,
+    pub(super) tasks: Tasks,
+    metrics: Arc<Metrics>,
+    idle: Mutex<Vec<Http1>>,
+    http2: Mutex<Vec<Http2>>,
+    /// One connect at a time while the upstream may turn out to speak HTTP/2, where one connection serves all.
+    dialing: tokio::sync::Mutex<()>,
+    /// An HTTP/1.1 answer to ALPN was seen, so connects need not wait for each other.
+    only_http1: std::sync::atomic::AtomicBool,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("connector", &self.connector).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// An empty pool, swept by a task until `tasks` stop.
+    #[must_use]
+    pub fn new(connector: Arc<Connector>, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
+        let only_http1 = !connector.may_speak_http2();
+        let pool = Arc::new(Self {
+            connector,
+            metrics,
+            idle: Mutex::default(),
+            http2: Mutex::default(),
+            dialing: tokio::sync::Mutex::default(),
+            only_http1: only_http1.into(),
+            tasks,
+        });
+        let (swept, stopping) = (Arc::downgrade(&pool), pool.tasks.stopping());
+        pool.tasks.spawn("pool sweep", async move {
+            while stopping.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+                let Some(pool) = swept.upgrade() else { return };
+                let now = clock::now();
+                let fresh = |conn: &Http1| {
+                    !conn.sender.is_closed() && now.saturating_duration_since(conn.idle_since) < IDLE_MAX
+                };
+                let stale: Vec<_> = pool.idle.lock().extract_if(.., |conn| !fresh(conn)).collect();
+                drop(stale);
+                pool.http2.lock().retain(|conn| !conn.sender.is_closed());
+            }
+        });
+        pool
+    }
+
+    /// How to reach the upstream.
+    #[must_use]
+    pub fn connector(&self) -> &Arc<Connector> {
+        &self.connector
+    }
+
+    /// Sends one attempt and waits for its response head. Kept connections that turn out to be closed before anything
+    /// was written are passed over unseen. Dropping the future abandons the attempt.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<SendBody>,
+        mut permit: Permit,
+        want: Want,
+        first_byte_max: Option<Duration>,
+    ) -> Result<(Response<Incoming>, Hold), Failed> {
+        let upload = match request.body() {
+            SendBody::Buffered { .. } => None,
+            SendBody::Streaming { upload, .. } => Some(Arc::clone(upload)),
+        };
+        // Each turn uses up a kept connection, and at last opens a fresh one.
+        loop {
+            let (conn, reused) = match self.check_out(want, &permit).await {
+                Ok(found) => found,
+                Err(why) => {
+                    let request = Box::new(request);
+                    return Err(Failed::Unsent { request, permit: Some(permit), why });
+                }
+            };
+            permit.sending();
+            match self.send_on(conn, reused, request, permit, upload.clone(), first_byte_max).await {
+                // A fresh one that closes at once says something about the upstream; a kept one does not.
+                Err(Failed::Unsent { request: unsent, permit: Some(held), why: Unreached::Closed }) if reused => {
+                    (request, permit) = (*unsent, held);
+                }
+                end => return end,
+            }
+        }
+    }
+
+    async fn send_on(
+        self: &Arc<Self>,
+        conn: Conn,
+        reused: bool,
+        request: Request<SendBody>,
+        permit: Permit,
+        upload: Option<Arc<Upload>>,
+        first_byte_max: Option<Duration>,
+    ) -> Result<(Response<Incoming>, Hold), Failed> {
+        let mut hold =
+            Hold { pool: Arc::clone(self), conn: Some(conn), permit: Some(permit), upload: upload.clone(), reused };
+        let timer = Timer { max: first_byte_max, upload };
+        let answer = match &mut hold.conn {
+            Some(Conn::Http1(conn)) => timer.run(conn.sender.try_send_request(self.for_http1(request))).await,
+            Some(Conn::Http2(conn)) => timer.run(conn.sender.try_send_request(self.for_http2(request))).await,
+            None => return Err(Failed::Unprocessed { permit: hold.failed() }),
+        };
+        let mut failure = match answer {
+            Ok(Ok(response)) => return Ok((response, hold)),
+            Ok(Err(failure)) => failure,
+            Err(after) => {
+                if let Some(permit) = hold.permit() {
+                    permit.observe(Outcome::Overloaded);
+                }
+                return Err(Failed::Silent { after });
+            }
+        };
+        let unsent = failure.take_message();
+        let error = failure.into_error();
+        let permit = hold.failed();
+        Err(match unsent {
+            Some(request) => Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed },
+            None if unprocessed(&error) => Failed::Unprocessed { permit },
+            None => Failed::Sent { permit, reused, error },
+        })
+    }
+
+    /// A connection that can take a request now: a kept one (then the flag is set), or a fresh one.
+    async fn check_out(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<(Conn, bool), Unreached> {
+        if let Some(conn) = self.kept(want).await {
+            return Ok((conn, true));
+        }
+        if want == Want::Http1 || self.only_http1.load(Ordering::Relaxed) {
+            return self.dial(want, permit).await.map(|conn| (conn, false));
+        }
+        let _dialing = self.dialing.lock().await;
+        // Whoever held the lock may have opened what everybody can use.
+        match self.kept(want).await {
+            Some(conn) => Ok((conn, true)),
+            None => self.dial(want, permit).await.map(|conn| (conn, false)),
+        }
+    }
+
+    async fn kept(&self, want: Want) -> Option<Conn> {
+        let now = clock::now();
+        if want == Want::Any
+            && let Some(conn) = self.shared(now)
+        {
+            return Some(Conn::Http2(conn));
+        }
+        loop {
+            let mut conn = self.idle.lock().pop()?;
+            if conn.sender.is_closed()
+                || now.saturating_duration_since(conn.idle_since) >= IDLE_MAX
+                || now.saturating_duration_since(conn.opened) >= AGE_MAX
+            {
+                continue;
+            }
+            // Its task may not have had its turn since the last response ended.
+            if conn.sender.is_ready()
+                || matches!(tokio::time::timeout(READY_MAX, conn.sender.ready()).await, Ok(Ok(())))
+            {
+                return Some(Conn::Http1(conn));
+            }
+        }
+    }
+
+    fn shared(&self, now: std::time::Instant) -> Option<Http2> {
+        let conns = self.http2.lock();
+        let conn = conns.iter().find(|conn| {
+            !conn.sender.is_closed()
+                && now.saturating_duration_since(conn.opened) < AGE_MAX
+                && conn.streams.open.load(Ordering::Relaxed) < conn.streams.max.load(Ordering::Relaxed)
+        })?;
+        conn.streams.open.fetch_add(1, Ordering::Relaxed);
+        Some(conn.clone())
+    }
+
+    async fn dial(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<Conn, Unreached> {
+        let began = clock::now();
+        let connected = self.connector.connect(want == Want::Http1).await?;
+        let opened = clock::now();
+        permit.gate().note_connect(opened.saturating_duration_since(began));
+        if connected.http2 {
+            self.start_http2(connected.stream).await
+        } else {
+            self.start_http1(connected.stream).await
+        }
+    }
+
+    async fn start_http1(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
+        self.only_http1.store(true, Ordering::Relaxed);
+        let (io, landing) = Io::new(stream);
+        let (sender, conn) =
+            http1::Builder::new().max_headers(256).handshake(TokioIo::new(io)).await.map_err(|_| Unreached::Closed)?;
+        let (abandon, abandoned) = oneshot::channel();
+        let conn = Box::pin(conn.with_upgrades());
+        self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
+        let now = clock::now();
+        Ok(Conn::Http1(Http1 { sender, abandon, opened: now, idle_since: now }))
+    }
+
+    async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
+        let (io, _landing) = Io::new(stream);
+        let (sender, conn) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .keep_alive_interval(PING_EVERY)
+            .initial_max_send_streams(STREAMS_UNTOLD)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|_| Unreached::Closed)?;
+        let streams = Arc::new(Streams { open: AtomicUsize::new(1), max: AtomicUsize::new(STREAMS_MAX) });
+        let mut conn = Box::pin(conn);
+        let allowed = Arc::clone(&streams);
+        let (told, heard) = oneshot::channel();
+        self.spawn_counted("upstream http/2 connection", async move {
+            let mut told = Some(told);
+            let end = poll_fn(|cx| {
+                let end = conn.as_mut().poll(cx);
+                let max = conn.current_max_send_streams();
+                allowed.max.store(max.clamp(1, STREAMS_MAX), Ordering::Relaxed);
+                if max != STREAMS_UNTOLD
+                    && let Some(told) = told.take()
+                {
+                    // An error means that nobody waits any more: it took too long.
+                    told.send(()).ok();
+                }
+                end
+            });
+            if let Err(error) = end.await {
+                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            }
+        });
+        // Until its settings are known, nobody can tell how many streams it takes; others wait for this connection.
+        drop(tokio::time::timeout(SETTINGS_MAX, heard).await);
+        let conn = Http2 { sender, opened: clock::now(), streams };
+        self.http2.lock().push(conn.clone());
+        Ok(Conn::Http2(conn))
+    }
+
+    fn spawn_counted(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let metrics = Arc::clone(&self.metrics);
+        metrics.upstream_connections.inc();
+        self.tasks.spawn(name, async move {
+            task.await;
+            metrics.upstream_connections.dec();
+        });
+    }
+
+    pub(super) fn put_back(&self, mut conn: Http1) {
+        if conn.sender.is_closed() {
+            return;
+        }
+        conn.idle_since = clock::now();
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_COUNT_MAX {
+            idle.push(conn);
+        }
+    }
+
+    /// Origin form, with `Host`.
+    fn for_http1(&self, mut request: Request<SendBody>) -> Request<SendBody> {
+        if request.uri().scheme().is_some() {
+            let path = request.uri().path_and_query().cloned();
+            *request.uri_mut() = path.map(http::Uri::from).unwrap_or_default();
+        }
+        request.headers_mut().insert(http::header::HOST, self.connector.host_header.clone());
+        *request.version_mut() = http::Version::HTTP_11;
+        request
+    }
+
+    /// Pseudo-headers instead of `Host`.
+    fn for_http2(&self, mut request: Request<SendBody>) -> Request<SendBody> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme.clone_from(&self.connector.origin.scheme);
+        parts.authority.clone_from(&self.connector.origin.authority);
+        parts.path_and_query = request.uri().path_and_query().cloned();
+        if let Ok(uri) = http::Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+        request.headers_mut().remove(http::header::HOST);
+        *request.version_mut() = http::Version::HTTP_2;
+        request
+    }
+}
+
+/// The wait for a response head, counted from the last byte of the request.
+struct Timer {
+    max: Option<Duration>,
+    upload: Option<Arc<Upload>>,
+}
+
+impl Timer {
+    /// `Err`: the time that passed in vain.
+    async fn run<F: Future>(&self, answer: F) -> Result<F::Output, Duration> {
+        let Some(max) = self.max else { return Ok(answer.await) };
+        let mut answer = std::pin::pin!(answer);
+        let mut by = clock::now() + max;
+        loop {
+            if let Ok(answer) = tokio::time::timeout_at(by.into(), &mut answer).await {
+                return Ok(answer);
+            }
+            // A request that is still being sent is not waited for yet.
+            let moved = self.upload.as_ref().map(|upload| upload.moved_at() + max).filter(|moved| *moved > by);
+            by = moved.ok_or(max)?;
+        }
+    }
+}
+
+/// Runs a connection until it ends or its attempt is abandoned. Then it is closed, and only when the upstream has
+/// closed its side too (or `max` has passed) does the slot come back: until then the upstream may still count it.
+async fn run_http1<C>(
+    mut conn: Pin<Box<C>>,
+    abandoned: oneshot::Receiver<Option<Permit>>,
+    landing: Landing,
+    max: Duration,
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let left = tokio::select! {
+        // First, or a connection that hyper closed for the same reason would free the slot too early.
+        biased;
+        left = abandoned => left,
+        end = &mut conn => {
+            if let Err(error) = end {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            return;
+        }
+    };
+    // Not sent, only dropped: the pool let an idle connection go, or it became a tunnel. It ends by itself.
+    let Ok(permit) = left else {
+        drop(conn.await);
+        return;
+    };
+    drop(conn);
+    let stream = landing.lock().take();
+    if let Some(mut stream) = stream {
+        connect::linger(&mut stream, max).await;
+    }
+    drop(permit);
+}
+
+/// Whether the upstream said that it did nothing with the request (RFC 9113 8.7).
+fn unprocessed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            let reason = h2.reason();
+            return reason == Some(h2::Reason::REFUSED_STREAM)
+                || (h2.is_go_away() && h2.is_remote() && reason == Some(h2::Reason::NO_ERROR));
+        }
+        source = error.source();
+    }
+    false
+}
