@@ -7,5 +7,6 @@ pub mod fault;
 pub mod gate;
 pub mod metrics;
 pub mod provider;
+pub mod proxy;
 pub mod tasks;
 pub mod upstream;

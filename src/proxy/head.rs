@@ -1,0 +1,203 @@
+//! Which headers cross, and how heads are rewritten for the other side.
+//!
+//! Source: RFC 9110 7.6.1 (fields that belong to one connection), RFC 9113 8.2.2 (what HTTP/2 must not carry).
+
+use bytes::BytesMut;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
+};
+
+use crate::fault::Fault;
+
+/// Fields of one connection, whether `Connection` names them or not.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that stay although `Connection` names them: without them the message would mean something else.
+const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::AUTHORIZATION];
+
+/// Request headers that are for Tidegate.
+const OWN_PREFIX: &str = "x-tidegate-";
+
+/// The protocol a client asks to switch to, if it does so in a way that can be passed on.
+#[must_use]
+pub(super) fn upgrade_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+    let protocol = request.headers().get(header::UPGRADE)?;
+    let asked = request.version() == Version::HTTP_11
+        && listed(request.headers(), &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    // HTTP/2 over an upgrade would carry requests past every limit.
+    let h2c = protocol.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
+    (asked && !h2c).then(|| protocol.clone())
+}
+
+/// The path to ask for upstream: the request's own, less `strip`, after `base`. Not a byte of it is normalised.
+pub(super) fn path(request: &Uri, strip: &str, base: &str) -> Result<PathAndQuery, Fault> {
+    let whole = request.path_and_query().map_or("/", PathAndQuery::as_str);
+    if !whole.starts_with('/') {
+        return Err(Fault::BadHead("its target is not a path"));
+    }
+    if strip.is_empty() && base.is_empty() {
+        return request.path_and_query().cloned().ok_or(Fault::BadHead("its target is not a path"));
+    }
+    let rest = whole.strip_prefix(strip).unwrap_or(whole);
+    let slash = if rest.starts_with('/') { "" } else { "/" };
+    PathAndQuery::try_from(format!("{base}{slash}{rest}")).map_err(|_| Fault::BadHead("its target is not a path"))
+}
+
+/// Prepares a client's request headers for the upstream.
+pub(super) fn for_upstream(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    let trailers = listed(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    strip_hop_by_hop(headers);
+    for name in [header::PROXY_AUTHORIZATION, header::EXPECT, HeaderName::from_static("http2-settings")] {
+        // `Expect` is answered here: the client is asked for its body when the upstream takes it.
+        headers.remove(name);
+    }
+    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Prepares the upstream's response headers for the client.
+pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
+    let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(header::UPGRADE).cloned()).flatten();
+    strip_hop_by_hop(headers);
+    if let Some(protocol) = upgrade {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Gives up what a head shares with the connection's read buffer, for a request that is going to wait: its values are
+/// slices of a buffer of 8 KiB, which they would keep alive, and the connection would take another to watch for a
+/// hang-up. Measured: 8 KiB less for each of 10,000 that wait.
+pub(crate) fn compact(head: &mut request::Parts) {
+    let total = head.headers.values().map(HeaderValue::len).sum();
+    let mut values = BytesMut::with_capacity(total);
+    for value in head.headers.values_mut() {
+        values.extend_from_slice(value.as_bytes());
+        let sensitive = value.is_sensitive();
+        // A value that was valid before it was copied is valid still.
+        if let Ok(copy) = HeaderValue::from_maybe_shared(values.split().freeze()) {
+            *value = copy;
+            value.set_sensitive(sensitive);
+        }
+    }
+    if let Ok(copy) = Uri::try_from(head.uri.to_string()) {
+        head.uri = copy;
+    }
+}
+
+/// RFC 9110 9.2.2.
+#[must_use]
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = listed(headers, &header::CONNECTION)
+        .filter_map(|option| HeaderName::try_from(option).ok())
+        .filter(|name| !PROTECTED.contains(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// The members of a comma-separated list, over all lines of the field.
+fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|member| !member.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_does_not_cross() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "x-second, host, content-length"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic eA=="),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+            ("x-private", "1"),
+            ("x-second", "2"),
+            ("x-tidegate-flow", "team"),
+            ("host", "localhost"),
+            ("content-length", "3"),
+            ("x-kept", "a"),
+            ("x-kept", "b"),
+            ("trailer", "x-sum"),
+        ]);
+        for_upstream(&mut headers, None);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "te", "trailer", "x-kept"]);
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers.get_all("x-kept").iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_upgrade_is_passed_on_only_when_it_was_asked_for() {
+        for (version, lines, want) in [
+            (Version::HTTP_11, vec![("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")], true),
+            (Version::HTTP_11, vec![("upgrade", "websocket")], false),
+            (Version::HTTP_11, vec![("connection", "upgrade"), ("upgrade", "h2c")], false),
+            (Version::HTTP_10, vec![("connection", "upgrade"), ("upgrade", "websocket")], false),
+            (Version::HTTP_2, vec![("upgrade", "websocket")], false),
+        ] {
+            let mut request = Request::new(());
+            *request.version_mut() = version;
+            *request.headers_mut() = map(&lines);
+            assert_eq!(upgrade_of(&request).is_some(), want, "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_crosses_byte_for_byte() {
+        for (uri, strip, base, want) in [
+            ("/v1/chat?a=b%20c", "", "", "/v1/chat?a=b%20c"),
+            ("http://elsewhere/v1//x/../y", "", "", "/v1//x/../y"),
+            ("/openai/v1/chat", "/openai", "", "/v1/chat"),
+            ("/openai", "/openai", "", "/"),
+            ("/openai?x", "/openai", "", "/?x"),
+            ("/v1/models", "", "/base", "/base/v1/models"),
+            ("/openai/v1", "/openai", "/base", "/base/v1"),
+        ] {
+            assert_eq!(path(&uri.parse().unwrap(), strip, base).unwrap().as_str(), want, "{uri}");
+        }
+        assert!(path(&"*".parse().unwrap(), "", "").is_err());
+    }
+}

@@ -1,0 +1,464 @@
+//! The life of an exchange, top to bottom.
+
+mod answer;
+mod head;
+mod record;
+mod relay;
+mod request_body;
+mod route;
+mod upgrade;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    config::Trace,
+    control::{
+        limit::Outcome,
+        queue::{FlowId, Place},
+        retry::{Facts, Failure, Verdict},
+        signals::Signals,
+    },
+    fault::{Fault, Unreached},
+    gate::{Gate, Permit, Refusal},
+    metrics::{End, Metrics},
+    provider::{presets::Preset, signals},
+    tasks::Tasks,
+    upstream::{Connector, Failed, Hold, Pool, SendBody, Want},
+};
+
+use answer::Failing;
+use record::Record;
+pub use relay::{Cut, OutBody};
+pub use request_body::BufferBudget;
+use request_body::RequestBody;
+pub use route::{Route, Snapshot};
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// Bytes that request bodies may take.
+    pub buffers: Arc<BufferBudget>,
+    /// Exchanges that still wait when this fires are answered instead of cut: the drain is over.
+    pub refuse_waiting: CancellationToken,
+    /// Not ready for new work: draining, or not started yet.
+    pub draining: AtomicBool,
+}
+
+/// One per thread: the shared parts, and this thread's own connections.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// Connections and timers: what nobody waits for.
+    background: Tasks,
+    /// What a drain waits for: tunnels, here.
+    exchanges: Tasks,
+    pools: Mutex<Vec<Arc<Pool>>>,
+}
+
+impl Engine {
+    /// An engine without connections yet. A drain waits for `exchanges`, and not for `background`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, background: Tasks, exchanges: Tasks) -> Arc<Self> {
+        Arc::new(Self { shared, background, exchanges, pools: Mutex::default() })
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes an answer.
+    ///
+    /// The request is boxed, since a future keeps room for every place a value passes through, and thousands wait.
+    pub async fn handle(self: Arc<Self>, request: Box<Request<Incoming>>) -> Result<Response<OutBody>, Infallible> {
+        let snapshot = self.shared.snapshot.load_full();
+        let mut record = Some(Box::new(Record::new()));
+        let method = request.method().clone();
+        let http1 = request.version() <= http::Version::HTTP_11;
+        let preset = snapshot.route(request.uri()).map_or(Preset::Generic, |route| route.settings.preset);
+        let shape = route::error_shape(request.uri().path(), preset);
+        let fault = match self.exchange(request, &snapshot, &mut record).await {
+            Ok(response) => return Ok(response),
+            Err(fault) => fault,
+        };
+        let response = fault.response(shape, &method, http1);
+        let Some(mut record) = record else { return Ok(response.map(|data| OutBody::Full { data, record: None })) };
+        if record.gate.is_none() {
+            self.shared.metrics.fault_without_account(fault.kind());
+        }
+        record.fault = Some(fault.kind());
+        record.end = End::Fault;
+        record.status = response.status().as_u16();
+        let mut response = response;
+        if snapshot.config.trace == Trace::Headers {
+            record.write_trace(response.headers_mut());
+        }
+        Ok(response.map(|data| OutBody::full(data, record)))
+    }
+
+    /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`].
+    async fn exchange(
+        &self,
+        mut request: Box<Request<Incoming>>,
+        snapshot: &Snapshot,
+        record: &mut Option<Box<Record>>,
+    ) -> Result<Response<OutBody>, Fault> {
+        let Some(noted) = record.as_mut() else { return Err(Fault::BadBody) };
+        let route = Arc::clone(snapshot.route(request.uri())?);
+        let settings = &route.settings;
+        if request.method() == Method::CONNECT {
+            return Err(Fault::BadHead("CONNECT is not for this proxy; send requests with a path"));
+        }
+        let upgrade = head::upgrade_of(&request);
+        let asked = upgrade.is_some().then(|| hyper::upgrade::on(request.as_mut()));
+        let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
+        let path = head::path(request.uri(), strip, &route.connector.base_path)?;
+        let (mut head, body) = request.into_parts();
+
+        // The body first: while it arrives, no slot is held.
+        let mut body = RequestBody::read(
+            body,
+            &head.headers,
+            snapshot.config.buffers.request_max_bytes,
+            &self.shared.buffers,
+            settings.deadlines.idle,
+        )
+        .await?;
+        noted.waited = clock::now().saturating_duration_since(noted.started);
+        noted.request_bytes = body.held().len() as u64;
+        noted.upload = body.upload().cloned();
+
+        let gate = route.gate(&head, body.held(), snapshot.config.limits.accounts_max);
+        noted.gate = Some(Arc::clone(&gate));
+        let flow = snapshot.flow(&route, &head.headers);
+        let patience = answer::client_patience(&head.headers);
+        let keyed = head.headers.contains_key("idempotency-key");
+        head::for_upstream(&mut head.headers, upgrade);
+        head.uri = Uri::from(path);
+
+        let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
+        let turn = Turn { gate, flow, place: None, deadline: noted.started + wait, wait };
+        let want = if asked.is_some() { Want::Http1 } else { Want::Any };
+        let mut story =
+            Story { engine: self, route: &route, head: &mut head, turn, want, keyed, failures: 0, last: None };
+        let end_by = settings.deadlines.total.map(|total| noted.started + total);
+        let answered = match end_by {
+            Some(by) => tokio::time::timeout_at(by.into(), Box::pin(story.run(&mut body, noted)))
+                .await
+                .unwrap_or(Err(Fault::Deadline(settings.deadlines.total.unwrap_or_default()))),
+            None => story.run(&mut body, noted).await,
+        };
+        let answer = match answered {
+            Ok(answer) => answer,
+            // The upstream's own last word says more than ours.
+            Err(fault) => Answer::Failing(story.last.take().ok_or(fault)?, true),
+        };
+        drop(story);
+        let Some(mut record) = record.take() else { return Err(Fault::BadBody) };
+        record.head_goes_down();
+        let trace = (snapshot.config.trace == Trace::Headers).then(|| {
+            let mut headers = HeaderMap::new();
+            record.write_trace(&mut headers);
+            headers
+        });
+        let mut response = match answer {
+            Answer::Failing(failing, spent) => failing.into_response(spent, settings.deadlines.idle, end_by, record),
+            Answer::Good(good) if good.0.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+                let (response, hold) = *good;
+                self.join(response, hold, asked, record)
+            }
+            Answer::Good(good) => {
+                let (response, hold) = *good;
+                let (mut head, inner) = response.into_parts();
+                record.status = head.status.as_u16();
+                answer::prepare(&mut head);
+                let body = OutBody::relay(bytes::Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
+                Response::from_parts(head, body)
+            }
+        };
+        response.headers_mut().extend(trace.unwrap_or_default());
+        Ok(response)
+    }
+
+    /// 101: the connections are joined as soon as both sides are through with HTTP.
+    fn join(
+        &self,
+        mut response: Response<Incoming>,
+        hold: Hold,
+        asked: Option<OnUpgrade>,
+        record: Box<Record>,
+    ) -> Response<OutBody> {
+        let upstream = hyper::upgrade::on(&mut response);
+        if let Some(client) = asked {
+            upgrade::tunnel(&self.exchanges, client, upstream, hold.into_tunnel(), record);
+        }
+        let (mut head, _) = response.into_parts();
+        answer::prepare(&mut head);
+        Response::from_parts(head, OutBody::Full { data: bytes::Bytes::new(), record: None })
+    }
+
+    /// This thread's connections to an upstream.
+    fn pool(&self, connector: &Arc<Connector>) -> Arc<Pool> {
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.iter().find(|pool| Arc::ptr_eq(pool.connector(), connector)) {
+            return Arc::clone(pool);
+        }
+        // A connector that only we still hold belongs to a configuration that is gone.
+        pools.retain(|pool| Arc::strong_count(pool.connector()) > 1);
+        let pool = Pool::new(Arc::clone(connector), Arc::clone(&self.shared.metrics), self.background.clone());
+        pools.push(Arc::clone(&pool));
+        pool
+    }
+}
+
+/// What the client gets in the end.
+enum Answer {
+    /// A failure that is passed on; the flag says that retries were made and did not help.
+    Failing(Box<Failing>, bool),
+    /// Everything else.
+    Good(Box<(Response<Incoming>, Hold)>),
+}
+
+/// An exchange's place at the gate.
+struct Turn {
+    gate: Arc<Gate>,
+    flow: FlowId,
+    /// Kept through all attempts.
+    place: Option<Place>,
+    deadline: Instant,
+    wait: Duration,
+}
+
+impl Turn {
+    async fn permit(&mut self, head: &mut request::Parts, body: &mut RequestBody) -> Result<Permit, Fault> {
+        let admitted = match self.place {
+            Some(place) => self.gate.readmit(self.flow, place, self.deadline).await,
+            None => {
+                let place = *self.place.insert(self.gate.arrive());
+                match self.gate.try_admit() {
+                    Some(permit) => Ok(permit),
+                    None => {
+                        head::compact(head);
+                        body.compact();
+                        self.gate.admit(self.flow, place, self.deadline).await
+                    }
+                }
+            }
+        };
+        admitted.map_err(|refusal| match refusal {
+            Refusal::Full { depth_max, retry_after } => Fault::QueueFull { depth_max, retry_after },
+            Refusal::TooLate { retry_after } => Fault::QueueTimeout { waited: self.wait, retry_after },
+        })
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(clock::now())
+    }
+}
+
+/// The attempts of one exchange.
+struct Story<'a> {
+    engine: &'a Engine,
+    route: &'a Route,
+    head: &'a mut request::Parts,
+    turn: Turn,
+    want: Want,
+    keyed: bool,
+    /// Failed attempts; refusals (429) are not among them.
+    failures: u32,
+    /// The last answer that was not passed on.
+    last: Option<Box<Failing>>,
+}
+
+impl Story<'_> {
+    async fn run(&mut self, body: &mut RequestBody, record: &mut Record) -> Result<Answer, Fault> {
+        let pool = self.engine.pool(&self.route.connector);
+        loop {
+            let began = clock::now();
+            let permit = tokio::select! {
+                permit = self.turn.permit(self.head, body) => permit,
+                () = self.engine.shared.refuse_waiting.cancelled() => Err(Fault::Draining),
+            };
+            let waited = clock::now().saturating_duration_since(began);
+            record.queued += waited;
+            record.waited += waited;
+            self.turn.gate.metrics.queue_wait.observe(waited.as_secs_f64());
+            let permit = permit?;
+            let send = body.next().ok_or(Fault::BadBody)?;
+
+            record.attempts += 1;
+            let began = clock::now();
+            let first_byte_max = self.route.settings.deadlines.first_byte;
+            // Boxed: an exchange that waits, of which there may be thousands, must not reserve room for sending.
+            let sent = Box::pin(pool.send(self.request(send), permit, self.want, first_byte_max)).await;
+            record.upstream += clock::now().saturating_duration_since(began);
+            let trouble = match sent {
+                Ok((response, hold)) => match Box::pin(self.heard(response, hold)).await? {
+                    Heard::Good(good) => return Ok(Answer::Good(good)),
+                    Heard::Trouble(trouble) => trouble,
+                },
+                Err(failed) => self.failed(failed, body)?,
+            };
+            let verdict = self.verdict(&trouble, body.is_replayable());
+            let Verdict::Retry { after } = verdict else {
+                return match trouble.cause {
+                    Cause::Answer(failing) => Ok(Answer::Failing(failing, record.attempts > 1)),
+                    Cause::Fault(fault) => Err(fault),
+                };
+            };
+            self.turn.gate.metrics.retried(trouble.failure);
+            tracing::debug!(
+                upstream = self.turn.gate.upstream(),
+                account = self.turn.gate.account(),
+                reason = trouble.failure.label(),
+                after_ms = after.as_millis() as u64,
+                "attempt is made again"
+            );
+            if let Cause::Answer(failing) = trouble.cause {
+                self.last = failing.set_aside().map(Box::new);
+            }
+            if !after.is_zero() {
+                let refused = self.engine.shared.refuse_waiting.run_until_cancelled(tokio::time::sleep(after));
+                Box::pin(refused).await.ok_or(Fault::Draining)?;
+                record.waited += after;
+            }
+        }
+    }
+
+    fn request(&self, body: SendBody) -> Request<SendBody> {
+        let mut request = Request::new(body);
+        request.method_mut().clone_from(&self.head.method);
+        request.uri_mut().clone_from(&self.head.uri);
+        request.headers_mut().clone_from(&self.head.headers);
+        request
+    }
+
+    /// A response head arrived.
+    async fn heard(&self, response: Response<Incoming>, mut hold: Hold) -> Result<Heard, Fault> {
+        let status = response.status();
+        if let Some(permit) = hold.permit() {
+            permit.gate().metrics.first_byte.observe(permit.age().as_secs_f64());
+        }
+        if status == StatusCode::SWITCHING_PROTOCOLS && self.want != Want::Http1 {
+            return Err(Fault::UpstreamProtocol);
+        }
+        let said = signals::from_head(status, response.headers(), SystemTime::now());
+        let Some(failure) = answer::failure_of(status, &said) else {
+            if let Some(permit) = hold.permit() {
+                permit.observe(answer::outcome_of(status));
+                Arc::clone(permit.gate()).note_signals(&said, None);
+            }
+            return Ok(Heard::Good(Box::new((response, hold))));
+        };
+        let reused = hold.reused();
+        Ok(Heard::Trouble(match Failing::read(failure, response, hold).await {
+            Some(failing) => Trouble {
+                failure: failing.failure,
+                signals: failing.signals,
+                reused: false,
+                cause: Cause::Answer(Box::new(failing)),
+            },
+            None => Trouble {
+                failure: Failure::Broken,
+                signals: Signals::default(),
+                reused,
+                cause: Cause::Fault(Fault::UpstreamProtocol),
+            },
+        }))
+    }
+
+    /// No response head arrived.
+    fn failed(&self, failed: Failed, body: &mut RequestBody) -> Result<Trouble, Fault> {
+        let observe = |permit: Option<Permit>, outcome| {
+            if let Some(mut permit) = permit {
+                permit.observe(outcome);
+            }
+        };
+        let (failure, reused, fault) = match failed {
+            Failed::Unsent { request, permit, why } => {
+                body.give_back(request.into_body());
+                // A name that does not resolve and a certificate that does not verify are no matter of load.
+                let load = matches!(why, Unreached::Connect | Unreached::Timeout);
+                observe(permit, if load { Outcome::Overloaded } else { Outcome::Ignored });
+                (Failure::Unreached, false, Fault::Unreachable(why))
+            }
+            Failed::Unprocessed { permit } => {
+                observe(permit, Outcome::Ignored);
+                (Failure::Unreached, false, Fault::UpstreamProtocol)
+            }
+            Failed::Sent { permit, reused, error } => {
+                observe(permit, Outcome::Ignored);
+                if body.upload().is_some_and(|upload| upload.has_failed()) {
+                    return Err(Fault::BadBody);
+                }
+                tracing::debug!(upstream = self.turn.gate.upstream(), %error, "attempt broke");
+                (Failure::Broken, reused, Fault::UpstreamProtocol)
+            }
+            Failed::Silent { after } => (Failure::TimedOut, false, Fault::FirstByteTimeout(after)),
+        };
+        Ok(Trouble { failure, signals: Signals::default(), reused, cause: Cause::Fault(fault) })
+    }
+
+    fn verdict(&mut self, trouble: &Trouble, replayable: bool) -> Verdict {
+        if !matches!(trouble.failure, Failure::Bounced(_)) {
+            self.failures += 1;
+        }
+        self.turn.gate.verdict(&Facts {
+            failure: trouble.failure,
+            replayable,
+            idempotent: head::is_idempotent(&self.head.method),
+            keyed: self.keyed,
+            reused: trouble.reused,
+            failures: self.failures,
+            signals: trouble.signals,
+            remaining: self.turn.remaining(),
+        })
+    }
+}
+
+enum Heard {
+    Good(Box<(Response<Incoming>, Hold)>),
+    Trouble(Trouble),
+}
+
+/// An attempt that may be made again.
+struct Trouble {
+    failure: Failure,
+    signals: Signals,
+    reused: bool,
+    cause: Cause,
+}
+
+/// What the client gets if it is not made again.
+enum Cause {
+    Answer(Box<Failing>),
+    Fault(Fault),
+}
+
+impl Shared {
+    /// Ready for new work.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Every gate there is.
+    #[must_use]
+    pub fn gates(&self) -> Vec<Arc<Gate>> {
+        self.snapshot.load().routes.iter().flat_map(|route| route.accounts.all()).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! What is known about one exchange: written down once, when it ends, however it ends.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::{clock, fault::FaultKind, gate::Gate, metrics::End, upstream::Upload};
+
+/// The record of an exchange. Dropping it counts and logs it.
+#[derive(Debug)]
+pub struct Record {
+    /// When the request's head was complete.
+    pub started: Instant,
+    /// The gate it went through, once it is known.
+    pub gate: Option<Arc<Gate>>,
+    /// Attempts that left.
+    pub attempts: u32,
+    /// Time spent waiting: for slots, for pauses, between attempts, for the client's body.
+    pub waited: Duration,
+    /// Thereof in the gate's queue.
+    pub queued: Duration,
+    /// Time between attempts leaving and their heads arriving.
+    pub upstream: Duration,
+    /// The status the client got.
+    pub status: u16,
+    /// How it ends unless something else is noted: a client that leaves drops everything without a word.
+    pub end: End,
+    /// The fault Tidegate answered with.
+    pub fault: Option<FaultKind>,
+    /// Body bytes of a request that was held.
+    pub request_bytes: u64,
+    /// A request that streamed.
+    pub upload: Option<Arc<Upload>>,
+    /// Body bytes that went down.
+    pub response_bytes: u64,
+}
+
+impl Record {
+    /// An exchange begins.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            started: clock::now(),
+            gate: None,
+            attempts: 0,
+            waited: Duration::ZERO,
+            queued: Duration::ZERO,
+            upstream: Duration::ZERO,
+            status: 0,
+            end: End::ClientLeft,
+            fault: None,
+            request_bytes: 0,
+            upload: None,
+            response_bytes: 0,
+        }
+    }
+
+    /// The response head goes down now: what is left of the time so far is Tidegate's own share.
+    pub fn head_goes_down(&self) {
+        if let Some(gate) = &self.gate {
+            let so_far = clock::now().saturating_duration_since(self.started);
+            gate.metrics.overhead.observe(so_far.saturating_sub(self.waited + self.upstream).as_secs_f64());
+        }
+    }
+
+    /// `trace: headers`.
+    pub fn write_trace(&self, headers: &mut HeaderMap) {
+        headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(self.attempts));
+        headers.insert(
+            HeaderName::from_static("x-tidegate-queued-ms"),
+            HeaderValue::from(u64::try_from(self.queued.as_millis()).unwrap_or(u64::MAX)),
+        );
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let timing = format!("queue;dur={:.1}, upstream;dur={:.1}", ms(self.queued), ms(self.upstream));
+        if let Ok(timing) = HeaderValue::try_from(timing) {
+            headers.append(HeaderName::from_static("server-timing"), timing);
+        }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(gate) = &self.gate else { return };
+        let took = clock::now().saturating_duration_since(self.started);
+        let request_bytes = self.upload.as_ref().map_or(self.request_bytes, |upload| upload.bytes());
+        gate.metrics.exchange_ended(self.end);
+        gate.metrics.exchange.observe(took.as_secs_f64());
+        gate.metrics.relayed(request_bytes, self.response_bytes);
+        if let Some(fault) = self.fault {
+            gate.metrics.fault(fault);
+        }
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    upstream = gate.upstream(),
+                    account = gate.account(),
+                    end = self.end.label(),
+                    status = self.status,
+                    fault = self.fault.map(FaultKind::label),
+                    attempts = self.attempts,
+                    queued_ms = self.queued.as_millis() as u64,
+                    took_ms = took.as_millis() as u64,
+                    request_bytes,
+                    response_bytes = self.response_bytes,
+                    "exchange"
+                )
+            };
+        }
+        match self.end {
+            End::Complete | End::Upgraded | End::ClientLeft => log!(debug),
+            End::Fault | End::IdleTimeout | End::UpstreamError => log!(info),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The response body on its way down. Holds the slot to the last byte; watches for silence; counts.
+//!
+//! There is no channel and no task in between: a slow client slows the upstream read, and memory stays flat. This is
+//! the only hand-written response body.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::{clock, metrics::End, upstream::Hold};
+
+use super::record::Record;
+
+/// The body of an answer.
+pub enum OutBody {
+    /// Held in full.
+    Full {
+        /// What is left to send.
+        data: Bytes,
+        /// Counted when the answer is gone.
+        record: Option<Box<Record>>,
+    },
+    /// Passed on as it comes.
+    Relay(Box<Relay>),
+}
+
+/// A response body passed on as it comes.
+pub struct Relay {
+    /// Read before it was decided to pass the rest on.
+    prefix: Bytes,
+    inner: Incoming,
+    // Before the record, so that the record sees the slot already returned.
+    hold: Option<Hold>,
+    /// The body says truly when it has ended. HTTP/2's also says so of a stream that was reset (h2 0.4), which must
+    /// never look like an end, so there only its last poll or its announced length counts.
+    honest: bool,
+    ended: bool,
+    idle_max: Option<Duration>,
+    end_by: Option<Instant>,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    record: Box<Record>,
+}
+
+/// Why a body was cut.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The upstream reset the stream before its end.
+    #[error("the upstream reset the stream before its end")]
+    Short,
+    /// The upstream was silent for too long, or the exchange took too long in all.
+    #[error("the upstream was silent for too long")]
+    Silence,
+    /// The upstream broke off.
+    #[error("the upstream broke off")]
+    Upstream(#[source] hyper::Error),
+}
+
+impl OutBody {
+    /// An answer held in full.
+    #[must_use]
+    pub fn full(data: Bytes, mut record: Box<Record>) -> Self {
+        record.response_bytes = data.len() as u64;
+        Self::Full { data, record: Some(record) }
+    }
+
+    /// An answer passed on as it comes, after `prefix`.
+    #[must_use]
+    pub fn relay(
+        prefix: Bytes,
+        inner: Incoming,
+        hold: Hold,
+        idle_max: Option<Duration>,
+        end_by: Option<Instant>,
+        record: Box<Record>,
+    ) -> Self {
+        let last = clock::now();
+        let honest = hold.is_http1();
+        let hold = Some(hold);
+        let mut relay =
+            Relay { prefix, inner, hold, honest, ended: false, idle_max, end_by, last, timer: None, record };
+        if relay.is_over() {
+            relay.complete();
+        }
+        Self::Relay(Box::new(relay))
+    }
+}
+
+impl Relay {
+    /// Nothing more will come, and nothing is missing.
+    fn is_over(&self) -> bool {
+        let announced = self.inner.size_hint().exact() == Some(0);
+        self.prefix.is_empty() && (self.ended || announced || (self.honest && self.inner.is_end_stream()))
+    }
+
+    fn complete(&mut self) {
+        self.ended = true;
+        if let Some(hold) = self.hold.take() {
+            hold.finish();
+            self.record.end = End::Complete;
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if !self.prefix.is_empty() {
+            let prefix = std::mem::take(&mut self.prefix);
+            self.record.response_bytes += prefix.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(prefix))));
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.last = clock::now();
+                self.record.response_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // hyper asks `is_end_stream` and may never poll again.
+                if self.is_over() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.record.end = End::UpstreamError;
+                // An error, never an end: the client must see that something is missing.
+                drop(self.hold.take());
+                Poll::Ready(Some(Err(Cut::Upstream(error))))
+            }
+            // hyper takes HTTP/2's reset with NO_ERROR for an end, also in the middle (1.12, `body/incoming.rs`).
+            Poll::Ready(None) if !self.honest && !self.inner.is_end_stream() => {
+                self.record.end = End::UpstreamError;
+                drop(self.hold.take());
+                Poll::Ready(Some(Err(Cut::Short)))
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.poll_silence(cx),
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            let silent_by = self.idle_max.map(|max| self.last + max);
+            let Some(by) = silent_by.into_iter().chain(self.end_by).min() else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if clock::now() >= by {
+                self.record.end = End::IdleTimeout;
+                drop(self.hold.take());
+                return Poll::Ready(Some(Err(Cut::Silence)));
+            }
+            // Something moved since the timer was set.
+            timer.as_mut().reset(by.into());
+        }
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Self::Full { data, .. } => {
+                let data = std::mem::take(data);
+                Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+            }
+            Self::Relay(relay) => relay.poll_inner(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full { data, .. } => data.is_empty(),
+            Self::Relay(relay) => relay.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Self::Relay(relay) => crate::upstream::plus(relay.prefix.len(), relay.inner.size_hint()),
+        }
+    }
+}

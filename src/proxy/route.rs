@@ -1,0 +1,187 @@
+//! Request head → upstream, account, flow.
+
+use std::{
+    borrow::Cow,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use http::{HeaderMap, Uri, header, request};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::{AccountBy, Config, Upstream},
+    control::{
+        gate::GateSettings,
+        queue::{Depths, FlowId},
+        retry::{Backoff, RetrySettings},
+    },
+    fault::Fault,
+    gate::{AccountKey, Accounts, Gate},
+    provider::presets::{ErrorShape, Preset},
+    upstream::Connector,
+};
+
+/// One upstream of a snapshot.
+#[derive(Debug)]
+pub struct Route {
+    /// Its settings.
+    pub settings: Upstream,
+    /// How to reach it.
+    pub connector: Arc<Connector>,
+    /// Its accounts; they outlive the snapshot.
+    pub accounts: Arc<Accounts>,
+}
+
+/// An immutable, compiled configuration. A running exchange keeps the one it began with.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What it was compiled from.
+    pub config: Arc<Config>,
+    /// Longest prefix first.
+    pub routes: Vec<Arc<Route>>,
+    flows: RandomState,
+}
+
+impl Snapshot {
+    /// Orders the routes.
+    #[must_use]
+    pub fn new(config: Arc<Config>, mut routes: Vec<Arc<Route>>) -> Self {
+        routes.sort_by_key(|route| std::cmp::Reverse(route.settings.path_prefix.len()));
+        Self { config, routes, flows: RandomState::new() }
+    }
+
+    /// The upstream for a path.
+    pub fn route(&self, uri: &Uri) -> Result<&Arc<Route>, Fault> {
+        self.routes.iter().find(|route| has_prefix(uri.path(), &route.settings.path_prefix)).ok_or(Fault::NoRoute)
+    }
+
+    /// The flow a request belongs to. A value nobody chose is one flow too.
+    #[must_use]
+    pub fn flow(&self, route: &Route, headers: &HeaderMap) -> FlowId {
+        headers.get(&route.settings.queue.flow).map_or(FlowId(0), |value| FlowId(self.flows.hash_one(value.as_bytes())))
+    }
+}
+
+impl Route {
+    /// The gate of the account a request counts against.
+    #[must_use]
+    pub fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize) -> Arc<Gate> {
+        let account = &self.settings.account;
+        let credential = match &account.by {
+            AccountBy::Credential => credential(head),
+            AccountBy::Header(name) => {
+                head.headers.get(name).map(|value| Cow::Owned(String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            }
+            AccountBy::Upstream => None,
+        };
+        let model = if account.split_by_model { model(body) } else { None };
+        let secret: [u8; 32] = Sha256::digest(credential.as_deref().unwrap_or_default().as_bytes()).into();
+        let key = match &model {
+            None => AccountKey::new(secret),
+            Some(model) => AccountKey::new(Sha256::new().chain_update(secret).chain_update(model).finalize().into()),
+        };
+        let label = || match (&credential, &model) {
+            (None, None) => "default".to_owned(),
+            (None, Some(_)) | (Some(_), _) => key.label(),
+        };
+        self.accounts.get(key, secret, label, || self.gate_settings(&secret), accounts_max)
+    }
+
+    /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.
+    #[must_use]
+    pub fn gate_settings(&self, credential: &[u8; 32]) -> GateSettings {
+        let own = self.settings.account.tiers.iter().find(|tier| tier.sha256 == *credential);
+        let (queue, retry) = (&self.settings.queue, &self.settings.retry);
+        GateSettings {
+            limit: self.settings.limit,
+            ceiling: own.map(|tier| tier.ceiling).or(self.settings.ceiling),
+            depths: Depths { total_max: queue.depth_max, per_flow_max: queue.depth_per_flow_max },
+            retry: RetrySettings {
+                attempts_max: retry.attempts_max,
+                post: retry.post,
+                backoff: Backoff { base: retry.backoff_base, max: retry.backoff_max, jitter: retry.backoff_jitter },
+                retry_after_max: retry.retry_after_max,
+                budget: retry.budget,
+            },
+        }
+    }
+}
+
+/// The error shape a client of this path expects.
+#[must_use]
+pub(super) fn error_shape(path: &str, preset: Preset) -> ErrorShape {
+    if path.contains("/v1/messages") {
+        ErrorShape::Anthropic
+    } else if path.contains(":generateContent") || path.contains(":streamGenerateContent") {
+        ErrorShape::Gemini
+    } else if path.contains("/chat/completions") || path.contains("/responses") || path.contains("/embeddings") {
+        ErrorShape::Openai
+    } else {
+        preset.error_shape()
+    }
+}
+
+/// Whether `prefix` ends where a segment of `path` does.
+fn has_prefix(path: &str, prefix: &str) -> bool {
+    let prefix = prefix.trim_end_matches('/');
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What the upstream counts against, as far as a head shows it: the token without its scheme.
+fn credential(head: &request::Parts) -> Option<Cow<'_, str>> {
+    let value = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(authorization) = value(header::AUTHORIZATION.as_str()) {
+        let token = authorization.split_once(' ').map_or(authorization, |(_, token)| token);
+        return Some(Cow::Borrowed(token.trim()));
+    }
+    ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| value(name)).map(Cow::Borrowed).or_else(|| {
+        let query = head.uri.query()?;
+        query.split('&').find_map(|pair| pair.strip_prefix("key=")).map(Cow::Borrowed)
+    })
+}
+
+/// The `model` a JSON body names.
+fn model(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        model: Option<String>,
+    }
+    serde_json::from_slice::<Named>(body).ok()?.model
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_with_a_segment() {
+        for (path, prefix, want) in [
+            ("/v1/chat", "/", true),
+            ("/", "/", true),
+            ("/openai", "/openai", true),
+            ("/openai/v1", "/openai", true),
+            ("/openai/v1", "/openai/", true),
+            ("/openai-eu/v1", "/openai", false),
+            ("/v1", "/openai", false),
+        ] {
+            assert_eq!(has_prefix(path, prefix), want, "{path} {prefix}");
+        }
+    }
+
+    #[test]
+    fn the_credential_is_found_wherever_providers_put_it() {
+        for (name, value, uri, want) in [
+            ("authorization", "Bearer sk-1", "/", Some("sk-1")),
+            ("authorization", "sk-1", "/", Some("sk-1")),
+            ("x-api-key", "sk-2", "/", Some("sk-2")),
+            ("api-key", "sk-3", "/", Some("sk-3")),
+            ("x-goog-api-key", "sk-4", "/", Some("sk-4")),
+            ("accept", "*/*", "/x?alt=sse&key=sk-5", Some("sk-5")),
+            ("accept", "*/*", "/x?monkey=sk-5", None),
+        ] {
+            let (head, ()) = http::Request::builder().uri(uri).header(name, value).body(()).unwrap().into_parts();
+            assert_eq!(credential(&head).as_deref(), want, "{name} {uri}");
+        }
+    }
+}
