@@ -1,0 +1,432 @@
+//! Accepting clients: listener, TLS, HTTP/1.1 and HTTP/2, graceful end.
+//!
+//! Every worker thread accepts from the same socket and hands the connection to the thread with the fewest, so that
+//! few clients cannot leave a core idle while another queues.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::Service,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::Instant,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    config::{Limits, ListenTls},
+    metrics::Metrics,
+    proxy::{Engine, OutBody},
+    tasks::Tasks,
+};
+
+/// Clients the kernel may hold while the accept loops are busy: a burst of thousands must not see resets.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
+/// since the first to close must be the client.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
+/// HTTP/2: requests at once on one client connection.
+const STREAMS_MAX: u32 = 4096;
+/// HTTP/1: header lines in a request head.
+const HEADER_COUNT_MAX: usize = 256;
+/// HTTP/1: how far a connection reads ahead of the body's reader. hyper's default is 417 KB a connection.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// HTTP/2: the same for one stream, and for a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// HTTP/2: how often a quiet client is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// Pause between two looks at a preface that has begun.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why the listener's TLS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read or is not what it should be.
+    #[error("tls: {}: {problem}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The parts do not fit together.
+    #[error("tls: {0}")]
+    Parts(String),
+}
+
+/// Binds the proxy's or the admin's listener.
+pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// What all accept loops share.
+#[derive(Debug)]
+pub struct Acceptors {
+    workers: Vec<Worker>,
+    limits: Limits,
+    open: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    open: AtomicUsize,
+    handed: mpsc::UnboundedSender<StdStream>,
+}
+
+/// The receiving end of a worker.
+pub type Handed = mpsc::UnboundedReceiver<StdStream>;
+
+impl Acceptors {
+    /// One entry per worker thread; each worker takes its receiving end.
+    ///
+    /// The channels are unbounded but hold connections only, of which there are at most `connections_max`.
+    #[must_use]
+    pub fn new(threads: usize, limits: Limits, metrics: Arc<Metrics>) -> (Arc<Self>, Vec<Handed>) {
+        let (workers, handed) = (0..threads)
+            .map(|_| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                (Worker { open: AtomicUsize::new(0), handed: sender }, receiver)
+            })
+            .unzip();
+        (Arc::new(Self { workers, limits, open: AtomicUsize::new(0), metrics }), handed)
+    }
+
+    fn least_busy(&self) -> usize {
+        let open = |worker: &Worker| worker.open.load(Ordering::Relaxed);
+        self.workers.iter().enumerate().min_by_key(|(_, worker)| open(worker)).map_or(0, |(index, _)| index)
+    }
+}
+
+/// One worker's side of the server.
+#[derive(Clone)]
+pub struct Server {
+    /// Which worker this is.
+    pub index: usize,
+    /// Shared by all workers.
+    pub acceptors: Arc<Acceptors>,
+    /// This thread's engine.
+    pub engine: Arc<Engine>,
+    /// TLS of the listener.
+    pub tls: Option<TlsAcceptor>,
+    /// Connections are tasks of this group.
+    pub connections: Tasks,
+    /// No new connections, and the open ones end with their current request.
+    pub closing: CancellationToken,
+}
+
+impl Server {
+    /// Accepts until closing; serves what it accepts and what other workers hand over.
+    pub async fn run(self, listener: StdListener, mut handed: Handed) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return Ok(()),
+                Some(stream) = handed.recv() => match TcpStream::from_std(stream) {
+                    Ok(stream) => self.spawn(stream),
+                    Err(error) => self.lost(self.index, &error),
+                },
+                accepted = self.accept(&listener) => match accepted {
+                    Ok(stream) => self.hand_over(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a connection failed; trying again shortly");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The next connection, as soon as there is room for one.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<TcpStream> {
+        while self.acceptors.open.load(Ordering::Relaxed) >= self.acceptors.limits.connections_max {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        let (stream, _) = listener.accept().await?;
+        Ok(stream)
+    }
+
+    fn hand_over(&self, stream: TcpStream) {
+        let index = self.acceptors.least_busy();
+        self.acceptors.open.fetch_add(1, Ordering::Relaxed);
+        self.acceptors.metrics.downstream_connections.inc();
+        let Some(worker) = self.acceptors.workers.get(index) else { return };
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        if index == self.index {
+            return self.spawn(stream);
+        }
+        match stream.into_std() {
+            // A worker that is gone is closing, and so are we.
+            Ok(stream) => drop(worker.handed.send(stream)),
+            Err(error) => self.lost(index, &error),
+        }
+    }
+
+    fn lost(&self, index: usize, error: &io::Error) {
+        tracing::warn!(%error, "a connection was lost between threads");
+        self.closed(index);
+    }
+
+    fn closed(&self, index: usize) {
+        self.acceptors.open.fetch_sub(1, Ordering::Relaxed);
+        self.acceptors.metrics.downstream_connections.dec();
+        if let Some(worker) = self.acceptors.workers.get(index) {
+            worker.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream) {
+        let open = Open(self.clone());
+        self.connections.spawn("client connection", async move {
+            let server = &open.0;
+            // Small stream events must not wait for company.
+            if stream.set_nodelay(true).is_err() {
+                return;
+            }
+            let deadline = Instant::from(clock::now() + server.acceptors.limits.header_timeout);
+            match &server.tls {
+                None => {
+                    let asked = server.closing.run_until_cancelled(speaks_http2(&stream));
+                    match tokio::time::timeout_at(deadline, asked).await {
+                        Ok(Some(Ok(http2))) => server.serve(stream, http2, deadline).await,
+                        Ok(Some(Err(error))) => tracing::debug!(%error, "a client left without a word"),
+                        Ok(None) => {}
+                        Err(_) => tracing::debug!("a client said nothing in time"),
+                    }
+                }
+                // Boxed: a plain connection, of which there may be thousands, must not reserve room for all this.
+                Some(tls) => Box::pin(server.serve_tls(stream, tls, deadline)).await,
+            }
+        });
+    }
+
+    async fn serve_tls(&self, stream: TcpStream, tls: &TlsAcceptor, deadline: Instant) {
+        match tokio::time::timeout_at(deadline, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.serve(stream, http2, deadline).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client failed"),
+            Err(_) => tracing::debug!("TLS handshake with a client took too long"),
+        }
+    }
+
+    async fn serve<S>(&self, stream: S, http2: bool, first_head_by: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // Boxed: an HTTP/1.1 connection, of which there may be thousands, must not reserve room for HTTP/2.
+        if http2 {
+            Box::pin(self.serve_http2(stream, first_head_by)).await;
+        } else {
+            self.serve_http1(stream, first_head_by).await;
+        }
+    }
+
+    async fn serve_http1<S>(&self, stream: S, first_head_by: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let head_bytes_max = self.head_bytes_max();
+        let begun = Arc::new(AtomicBool::new(false));
+        // Pinned where it is made, for one copy: a name in between, or a hand-over by value, would keep room for more.
+        let conn = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .header_read_timeout(KEEP_ALIVE_MAX)
+                .max_headers(HEADER_COUNT_MAX)
+                .max_header_size(head_bytes_max)
+                .max_buf_size(head_bytes_max.max(READ_AHEAD_BYTES))
+                .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &begun))
+                .with_upgrades()
+        );
+        self.drive(conn, |conn| conn.graceful_shutdown(), &begun, first_head_by).await;
+    }
+
+    async fn serve_http2<S>(&self, stream: S, first_head_by: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let begun = Arc::new(AtomicBool::new(false));
+        let conn = std::pin::pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_header_list_size(u32::try_from(self.head_bytes_max()).unwrap_or(u32::MAX))
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .keep_alive_interval(PING_EVERY)
+                .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &begun))
+        );
+        self.drive(conn, |conn| conn.graceful_shutdown(), &begun, first_head_by).await;
+    }
+
+    fn head_bytes_max(&self) -> usize {
+        usize::try_from(self.acceptors.limits.header_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// Runs a connection to its end. The first head has its own deadline; later ones share [`KEEP_ALIVE_MAX`].
+    async fn drive<C>(&self, mut conn: Pin<&mut C>, close: fn(Pin<&mut C>), begun: &AtomicBool, first_head_by: Instant)
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let mut waiting_for_first = true;
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                end = conn.as_mut() => {
+                    if let Err(error) = end {
+                        tracing::debug!(%error, "client connection ended");
+                    }
+                    return;
+                }
+                () = tokio::time::sleep_until(first_head_by), if waiting_for_first => {
+                    if !begun.load(Ordering::Relaxed) {
+                        tracing::debug!("no request head arrived in time");
+                        return;
+                    }
+                    waiting_for_first = false;
+                }
+                () = self.closing.cancelled(), if !closing => {
+                    if !begun.load(Ordering::Relaxed) {
+                        // Nothing was asked yet, and nothing will be answered.
+                        return;
+                    }
+                    closing = true;
+                    close(conn.as_mut());
+                }
+            }
+        }
+    }
+}
+
+/// Turns the requests of a connection into exchanges.
+struct Exchanges {
+    engine: Arc<Engine>,
+    /// Set by the first request.
+    begun: Arc<AtomicBool>,
+}
+
+impl Exchanges {
+    fn new(engine: &Arc<Engine>, begun: &Arc<AtomicBool>) -> Self {
+        Self { engine: Arc::clone(engine), begun: Arc::clone(begun) }
+    }
+}
+
+impl Service<Request<Incoming>> for Exchanges {
+    type Response = Response<OutBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.begun.store(true, Ordering::Relaxed);
+        Box::pin(Arc::clone(&self.engine).handle(Box::new(request)))
+    }
+}
+
+/// Whether the client's first bytes are HTTP/2's preface. Nothing is taken from the stream.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    // No method of HTTP/1 begins like this (RFC 9113 3.4).
+    const PREFACE: &[u8] = b"PRI ";
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut start).await?;
+        let Some(start) = start.get(..seen).filter(|start| !start.is_empty()) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        if start == PREFACE || !PREFACE.starts_with(start) {
+            return Ok(start == PREFACE);
+        }
+        // "P" could still become POST or PRI; the rest is on its way.
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+/// An open connection, counted until it is dropped.
+struct Open(Server);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed(self.0.index);
+    }
+}
+
+/// Reads certificate, key and client issuers.
+pub fn tls_acceptor(tls: &ListenTls) -> Result<TlsAcceptor, TlsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Parts(error.to_string()))?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for issuer in certificates(path)? {
+                roots.add(issuer).map_err(|error| file_error(path, &error))?;
+            }
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| file_error(path, &error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| file_error(&tls.key, &error))?;
+    let mut config = builder
+        .with_single_cert(certificates(&tls.cert)?, key)
+        .map_err(|error| TlsError::Parts(format!("certificate and key: {error}")))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| file_error(path, &error))?;
+    if chain.is_empty() {
+        return Err(file_error(path, &"no certificate in it"));
+    }
+    Ok(chain)
+}
+
+fn file_error(path: &Path, problem: &dyn std::fmt::Display) -> TlsError {
+    TlsError::File { path: path.to_owned(), problem: problem.to_string() }
+}
