@@ -1,0 +1,120 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, the status page, `POST /drain`.
+
+mod status;
+
+use std::{convert::Infallible, io, net::TcpListener as StdListener, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{metrics::Remaining, proxy::Shared, tasks::Tasks};
+
+/// Admin connections at once; scrapes and a few open pages.
+const CONNECTIONS_MAX: usize = 256;
+/// Time for a request head.
+const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+const PAGE: &str = include_str!("page.html");
+/// The page runs its own inline script and style, and talks to nobody but this port.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+                           frame-ancestors 'none'; base-uri 'none'";
+
+/// What the admin listener can see and do.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// The engine's shared parts.
+    pub shared: Arc<Shared>,
+    /// Fired by `POST /drain`.
+    pub drain: CancellationToken,
+}
+
+impl Admin {
+    /// Serves until `tasks` stop.
+    pub async fn run(self, listener: StdListener, tasks: Tasks) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let stopping = tasks.stopping();
+        let connections = tasks.child();
+        while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            };
+            if connections.len() >= CONNECTIONS_MAX {
+                continue;
+            }
+            let (admin, stopping) = (self.clone(), stopping.clone());
+            connections.spawn("admin connection", async move {
+                let service = service_fn(move |request| {
+                    let response = admin.handle(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let conn = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Some(Err(error)) = stopping.run_until_cancelled(conn).await {
+                    tracing::debug!(%error, "admin connection ended");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn handle<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let wanted = if path == "/drain" { Method::POST } else { Method::GET };
+        if *request.method() != wanted && !(wanted == Method::GET && *request.method() == Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {wanted}\n"));
+            if let Ok(allow) = HeaderValue::from_str(wanted.as_str()) {
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            return response;
+        }
+        match path {
+            "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", self.metrics()),
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
+            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            "/status" => typed("application/json", status::page(&self.shared).to_string()),
+            "/" => {
+                let mut response = typed("text/html; charset=utf-8", PAGE.to_owned());
+                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+                response
+            }
+            "/drain" => {
+                self.drain.cancel();
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+            _ => text(StatusCode::NOT_FOUND, "try /, /status, /metrics, /healthz, /readyz\n"),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let gates = self.shared.gates();
+        let views = gates.iter().map(|gate| {
+            let remaining: Remaining = gate.remaining();
+            (gate.upstream(), gate.account(), gate.view(), remaining)
+        });
+        self.shared.metrics.render(views)
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = typed("text/plain; charset=utf-8", body);
+    *response.status_mut() = status;
+    response
+}
+
+fn typed(kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

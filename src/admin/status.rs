@@ -1,0 +1,54 @@
+//! `/status`: what every account is doing now, as JSON.
+
+use serde_json::{Value, json};
+
+use crate::{clock, gate::Gate, proxy::Shared};
+
+/// The whole page.
+pub(super) fn page(shared: &Shared) -> Value {
+    let snapshot = shared.snapshot.load();
+    let mut gates = shared.gates();
+    gates.sort_by(|a, b| (a.upstream(), a.account()).cmp(&(b.upstream(), b.account())));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": shared.is_ready(),
+        "connections": {
+            "downstream": shared.metrics.downstream_connections.get(),
+            "upstream": shared.metrics.upstream_connections.get(),
+        },
+        "buffered_bytes": shared.metrics.buffered_bytes.get(),
+        "upstreams": snapshot.routes.iter().map(|route| {
+            let settings = &route.settings;
+            json!({
+                "name": settings.name,
+                "url": settings.url.to_string(),
+                "path_prefix": settings.path_prefix,
+                "tier": settings.tier,
+                "ceiling": settings.ceiling,
+            })
+        }).collect::<Vec<_>>(),
+        "accounts": gates.iter().map(|gate| account(gate)).collect::<Vec<_>>(),
+    })
+}
+
+fn account(gate: &Gate) -> Value {
+    let view = gate.view();
+    let remaining = gate.remaining();
+    json!({
+        "upstream": gate.upstream(),
+        "account": gate.account(),
+        "limit": view.limit,
+        "ceiling": view.ceiling,
+        "in_flight": view.in_flight,
+        "queued": view.queued,
+        "paused_seconds": view.paused.map_or(0.0, |(left, _)| left.as_secs_f64()),
+        "paused_for": view.paused.map(|(_, reason)| reason.label()),
+        "served_per_second": (view.drain_per_second * 100.0).round() / 100.0,
+        "remaining": { "requests": remaining.requests, "tokens": remaining.tokens },
+        "last_refusal": gate.last_refusal().map(|refusal| json!({
+            "status": refusal.status,
+            "attribution": refusal.attribution.label(),
+            "seconds_ago": clock::now().saturating_duration_since(refusal.at).as_secs(),
+        })),
+    })
+}
