@@ -1,6 +1,7 @@
 //! Tidegate: a local reverse proxy that keeps any client inside a rate-limited API's limits.
 
 pub mod admin;
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod control;

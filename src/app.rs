@@ -1,0 +1,257 @@
+//! The composition root: builds every room, spawns, reloads, drains. The only file that knows all rooms.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::Admin,
+    config::Config,
+    gate::Accounts,
+    metrics::Metrics,
+    proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
+    server::{self, Acceptors, Server, TlsError},
+    tasks::Tasks,
+    upstream::{Connector, ConnectorError},
+};
+
+/// Time for exchanges that are refused when the drain is over to get their answer out.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+
+/// Why Tidegate cannot start, or cannot take a new configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be bound.
+    #[error("{what}: cannot listen on {address}: {problem}")]
+    Bind {
+        /// `listen` or `admin`.
+        what: &'static str,
+        /// Which address.
+        address: SocketAddr,
+        /// What the system says, and what may help.
+        problem: String,
+    },
+    /// An upstream's TLS settings cannot be used.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The listener's TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A running Tidegate.
+pub struct App {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Where the proxy listens.
+    pub proxy: SocketAddr,
+    /// Where the admin listener listens.
+    pub admin: Option<SocketAddr>,
+    /// Fired when somebody asks for a drain over the admin listener.
+    pub drain_asked: CancellationToken,
+    compiler: Compiler,
+    connections: Tasks,
+    background: Tasks,
+    closing: CancellationToken,
+    ended: CancellationToken,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Binds, starts the worker threads, and serves. The admin listener runs on the calling runtime.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new());
+        let background = Tasks::new();
+        let compiler = Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone() };
+        let snapshot = compiler.compile(Arc::clone(&config), None)?;
+        let tls = config.tls.as_ref().map(server::tls_acceptor).transpose()?;
+        let (listener, proxy) = bind("listen", config.listen)?;
+        let admin_listener = config.admin.map(|address| bind("admin", address)).transpose()?;
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            buffers: BufferBudget::new(config.buffers.total_max_bytes, metrics.buffered_bytes.clone()),
+            metrics: Arc::clone(&metrics),
+            refuse_waiting: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+        });
+        let drain_asked = CancellationToken::new();
+        let mut app = Self {
+            shared: Arc::clone(&shared),
+            proxy,
+            admin: admin_listener.as_ref().map(|(_, address)| *address),
+            drain_asked: drain_asked.clone(),
+            compiler,
+            connections: Tasks::new(),
+            background,
+            closing: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            workers: Vec::new(),
+        };
+        let (acceptors, handed) = Acceptors::new(config.threads, config.limits, metrics);
+        for (index, handed) in handed.into_iter().enumerate() {
+            let engine = Engine::new(Arc::clone(&shared), app.background.clone(), app.connections.clone());
+            let server = Server {
+                index,
+                acceptors: Arc::clone(&acceptors),
+                engine,
+                tls: tls.clone(),
+                connections: app.connections.clone(),
+                closing: app.closing.clone(),
+            };
+            let listener = listener.try_clone().map_err(StartError::Thread)?;
+            app.workers.push(worker(server, listener, handed, app.ended.clone())?);
+        }
+        if let Some((listener, _)) = admin_listener {
+            let admin = Admin { shared, drain: drain_asked };
+            let tasks = app.background.clone();
+            app.background.spawn("admin", async move {
+                if let Err(error) = admin.run(listener, tasks).await {
+                    tracing::error!(%error, "the admin listener ended");
+                }
+            });
+        }
+        Ok(app)
+    }
+
+    /// Takes a new configuration. Running exchanges keep the one they began with; gates keep what they learnt. What
+    /// cannot change while running is named in the log.
+    pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        let former = self.shared.snapshot.load_full();
+        let fixed = [
+            ("listen", former.config.listen != config.listen),
+            ("tls", former.config.tls != config.tls),
+            ("admin", former.config.admin != config.admin),
+            ("threads", former.config.threads != config.threads),
+            ("limits", former.config.limits != config.limits),
+        ];
+        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!(key, "this change needs a restart; the former value stays in force");
+        }
+        let snapshot = self.compiler.compile(Arc::new(config), Some(&former))?;
+        self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
+        for route in &snapshot.routes {
+            for (credential, gate) in route.accounts.entries() {
+                gate.retune(route.gate_settings(&credential));
+            }
+        }
+        self.shared.snapshot.store(Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// Ends politely: not ready, then no new connections, then waits for what runs. Returns how many connections had
+    /// to be cut.
+    pub async fn drain(&self) -> usize {
+        let drain = self.shared.snapshot.load().config.drain;
+        self.shared.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(drain.delay).await;
+        self.closing.cancel();
+        if !self.connections.finished(drain.max).await {
+            // Whoever still waits for a slot is told so instead of being cut.
+            self.shared.refuse_waiting.cancel();
+            self.connections.finished(LAST_WORDS_MAX).await;
+        }
+        self.connections.len()
+    }
+
+    /// Stops everything at once and waits for the threads. Call after [`drain`](Self::drain).
+    pub fn stop(mut self) {
+        self.closing.cancel();
+        self.background.stop();
+        self.ended.cancel();
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+/// Turns configurations into snapshots, keeping what outlives them.
+struct Compiler {
+    metrics: Arc<Metrics>,
+    labels: Arc<Mutex<HashSet<String>>>,
+    tasks: Tasks,
+}
+
+impl Compiler {
+    fn compile(&self, config: Arc<Config>, former: Option<&Snapshot>) -> Result<Snapshot, ConnectorError> {
+        let mut routes = Vec::new();
+        for settings in &config.upstreams {
+            let known =
+                former.and_then(|former| former.routes.iter().find(|route| route.settings.name == settings.name));
+            let same_way = known.filter(|route| {
+                let (old, new) = (&route.settings, settings);
+                (&old.url, &old.tls, old.http2, old.deadlines) == (&new.url, &new.tls, new.http2, new.deadlines)
+            });
+            let connector = match same_way {
+                Some(route) => Arc::clone(&route.connector),
+                None => Arc::new(Connector::new(settings)?),
+            };
+            let accounts = known.map_or_else(
+                || {
+                    let (metrics, tasks) = (Arc::clone(&self.metrics), self.tasks.clone());
+                    Arc::new(Accounts::new(&settings.name, Arc::clone(&self.labels), metrics, tasks))
+                },
+                |route| Arc::clone(&route.accounts),
+            );
+            routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts }));
+        }
+        Ok(Snapshot::new(config, routes))
+    }
+}
+
+fn bind(what: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
+    server::bind(address)
+        .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
+        .map_err(|error| StartError::Bind { what, address, problem: explain(&error) })
+}
+
+fn explain(error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "another process listens there; choose another port, or 0 for a free one".to_owned()
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "this machine has no such address".to_owned()
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "not permitted; ports below 1024 need a privilege".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+/// One thread with a runtime of its own, so that everything on a request's path stays on one core.
+fn worker(
+    server: Server,
+    listener: std::net::TcpListener,
+    handed: server::Handed,
+    ended: CancellationToken,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    std::thread::Builder::new()
+        .name(format!("tidegate-{}", server.index))
+        .spawn(move || {
+            runtime.block_on(async {
+                if let Err(error) = server.run(listener, handed).await {
+                    tracing::error!(%error, "an accept loop ended");
+                }
+                ended.cancelled().await;
+            });
+        })
+        .map_err(StartError::Thread)
+}
