@@ -9,6 +9,7 @@ pub mod fault;
 pub mod files;
 pub mod gate;
 pub mod metrics;
+pub mod mock;
 pub mod provider;
 pub mod proxy;
 pub mod server;
