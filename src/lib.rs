@@ -2,9 +2,11 @@
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod fault;
 pub mod files;
 pub mod gate;
