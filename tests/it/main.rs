@@ -9,4 +9,10 @@
     reason = "tests may panic, use the real clock, and ignore how a scripted peer fares"
 )]
 
+mod admission;
+mod cancel;
 mod config;
+mod forward;
+mod retries;
+mod support;
+mod tidy;
