@@ -9,10 +9,15 @@
     reason = "tests may panic, use the real clock, and ignore how a scripted peer fares"
 )]
 
+mod admin;
 mod admission;
 mod cancel;
 mod config;
 mod forward;
+mod http2;
+mod lifecycle;
+mod mock;
 mod retries;
 mod support;
 mod tidy;
+mod tls;
