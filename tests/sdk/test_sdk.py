@@ -1,0 +1,200 @@
+"""The main job on real input: the real SDKs, a naive burst, a rate-limited API.
+
+The one place where a time is judged: as a ratio to the ideal, both read off the mock's own ledger in the same run.
+"""
+
+import asyncio
+import json
+import pathlib
+import subprocess
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+NODE = ROOT / "target/sdk/node"
+
+COUNT = 500
+STREAMED = 50
+# The sum of service times divided by the ceiling is what a perfect client would take.
+RATIO_MAX = 1.10
+LATENCY = ("--latency", "200ms")
+
+
+def question(number):
+    return [{"role": "user", "content": f"question {number}"}]
+
+
+def tally(answers):
+    counts = {}
+    for answer in answers:
+        counts[answer] = counts.get(answer, 0) + 1
+    return counts
+
+
+async def gathered(count, ask):
+    async def one(number):
+        try:
+            text = await ask(number)
+            return "own" if text == f"echo: question {number}" else f"other: {text}"
+        except (openai.APIError, anthropic.APIError, httpx.HTTPError) as error:
+            return f"error: {error!r}"
+
+    return tally(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def openai_chat(base, count, streamed):
+    async with openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="sk-python", max_retries=0) as client:
+
+        async def ask(number):
+            request = {"model": "mock-1", "messages": question(number)}
+            if not streamed:
+                return (await client.chat.completions.create(**request)).choices[0].message.content
+            chunks = [chunk async for chunk in await client.chat.completions.create(**request, stream=True)]
+            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+        return await gathered(count, ask)
+
+
+async def anthropic_messages(base, count, streamed):
+    async with anthropic.AsyncAnthropic(base_url=base, api_key="sk-ant", max_retries=0) as client:
+
+        async def ask(number):
+            request = {"model": "mock-1", "max_tokens": 16, "messages": question(number)}
+            if not streamed:
+                return (await client.messages.create(**request)).content[0].text
+            async with client.messages.stream(**request) as stream:
+                return await stream.get_final_text()
+
+        return await gathered(count, ask)
+
+
+async def httpx_infer(base, count, streamed):
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=base, timeout=600, limits=limits, trust_env=False) as client:
+
+        async def ask(number):
+            response = await client.post("/v1/infer", json={"input": f"question {number}"})
+            response.raise_for_status()
+            return response.json()["output"]
+
+        return await gathered(count, ask)
+
+
+def openai_node(base, count, streamed):
+    if not (NODE / "node_modules/openai").is_dir():
+        pytest.skip("the OpenAI SDK for Node is not installed; tests/run does that")
+    script = NODE / "burst.mjs"
+    script.write_bytes((HERE / "burst.mjs").read_bytes())
+    kind = "stream" if streamed else "whole"
+    command = ["node", script, base, str(count), kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+CLIENTS = {
+    "openai python": lambda *args: asyncio.run(openai_chat(*args)),
+    "anthropic python": lambda *args: asyncio.run(anthropic_messages(*args)),
+    "openai node": openai_node,
+    "httpx": lambda *args: asyncio.run(httpx_infer(*args)),
+}
+
+
+def judge(stack, name, ceiling, count, answers, figures):
+    ledger = stack.ledger()
+    ratio = ledger["span_seconds"] / ledger["ideal_seconds"]
+    figures(
+        f"{name:<44} {answers.get('own', 0):>4}/{count} own  highest {ledger['in_flight_max']:>3}/{ceiling}"
+        f"  refused unseen {ledger['refused']['ceiling']:>3}  twice {ledger['duplicates_total']}"
+        f"  {ledger['span_seconds']:.2f} s, ideal {ledger['ideal_seconds']:.2f} s, ratio {ratio:.3f}"
+        f"  {stack.proxy.memory_kib() / 1024:.1f} MiB"
+    )
+    assert answers == {"own": count}
+    assert ledger["in_flight_max"] <= ceiling
+    assert ledger["duplicates_total"] == 0
+    assert ledger["processed"] == count
+    return ratio
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_naive_burst_with_the_ceiling_known(client, stack, figures):
+    running = stack(("--ceiling", "10", *LATENCY), ("--tier", "free"))
+    answers = CLIENTS[client](running.base, COUNT, False)
+    ratio = judge(running, f"{client}, tier free", 10, COUNT, answers, figures)
+    assert ratio <= RATIO_MAX
+    assert running.ledger()["refused"]["ceiling"] == 0
+    if client == "httpx":
+        return
+    running.clear()
+    answers = CLIENTS[client](running.base, STREAMED, True)
+    judge(running, f"{client}, tier free, streamed", 10, STREAMED, answers, figures)
+
+
+@pytest.mark.parametrize("ceiling", [10, 50])
+@pytest.mark.parametrize("client", ["openai python", "anthropic python", "openai node"])
+def test_a_naive_burst_with_the_ceiling_unknown(client, ceiling, stack, figures):
+    # Ten rounds at least, each long against the tenth of a second in which a client gets its burst out.
+    latency = LATENCY if ceiling == 10 else ("--latency", "600ms")
+    running = stack(("--ceiling", str(ceiling), *latency))
+    answers = CLIENTS[client](running.base, COUNT, False)
+    ratio = judge(running, f"{client}, ceiling {ceiling} unknown", ceiling, COUNT, answers, figures)
+    assert ratio <= RATIO_MAX
+
+
+def test_errors_are_the_sdks_own(stack):
+    running = stack(("--latency", "1ms"))
+    client = openai.OpenAI(base_url=f"{running.base}/v1", api_key="k", max_retries=0)
+    claude = anthropic.Anthropic(base_url=running.base, api_key="k", max_retries=0)
+    quota = {"x-mock-fault": "quota"}
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(model="m", messages=question(1), extra_headers=quota)
+    assert refused.value.code == "insufficient_quota"
+    with pytest.raises(anthropic.RateLimitError) as refused:
+        claude.messages.create(model="m", max_tokens=5, messages=question(2), extra_headers=quota)
+    assert refused.value.body["error"]["details"]["error_code"] == "enforced_spend_limit_reached"
+    assert running.ledger()["refused"]["quota"] == 2, "asked once each"
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(model="m", messages=question(3), extra_headers={"x-mock-fault": "500"})
+
+
+def test_a_refusal_by_tidegate_is_readable(stack, tmp_path):
+    config = tmp_path / "tidegate.yaml"
+    running = stack(("--latency", "1s"))
+    config.write_text(
+        f"upstreams: [{{ name: mock, url: '{running.api}', ceiling: 1, queue: {{ depth_max: 1 }} }}]\n"
+        "listen: 127.0.0.1:0\nadmin: off\n"
+    )
+    from conftest import Process
+
+    small = Process("--config", str(config))
+    try:
+
+        async def crowd():
+            async with openai.AsyncOpenAI(base_url=f"{small.url('proxy')}/v1", api_key="k", max_retries=0) as client:
+                asks = (client.chat.completions.create(model="m", messages=question(n)) for n in range(4))
+                return await asyncio.gather(*asks, return_exceptions=True)
+
+        ends = asyncio.run(crowd())
+        refused = [end for end in ends if isinstance(end, openai.RateLimitError)]
+        assert len(refused) == 2, ends
+        assert "the queue is full" in refused[0].message and refused[0].code == "tidegate_queue_full"
+        assert 1 <= int(refused[0].response.headers["retry-after"]) <= 59
+    finally:
+        small.end()
+
+
+def test_the_other_endpoints_parse(stack):
+    running = stack(("--latency", "1ms"))
+    client = openai.OpenAI(base_url=f"{running.base}/v1", api_key="k", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["mock-1", "mock-2"]
+    vectors = client.embeddings.create(model="m", input=["a", "b"])
+    assert len(vectors.data) == 2 and len(vectors.data[0].embedding) == 8
+    assert client.responses.create(model="m", input="hi").output_text == "echo: hi"
+    with client.responses.stream(model="m", input="hi") as stream:
+        assert stream.get_final_response().output_text == "echo: hi"
+    claude = anthropic.Anthropic(base_url=running.base, api_key="k", max_retries=0)
+    assert claude.messages.count_tokens(model="m", messages=question(1)).input_tokens == 2
