@@ -1,4 +1,69 @@
 //! Tidegate: a local reverse proxy that keeps any client inside a rate-limited API's limits.
+//!
+//! This page is the map. It says which rooms there are, who may call whom, and what is always true. The library
+//! exports its rooms so that tests and benches can reach them; that is no interface promise to anybody else.
+//!
+//! # Words
+//!
+//! An **account** is what the upstream counts against (by default one credential at one upstream). An **exchange** is a
+//! client's request and its response; it has one or more **attempts** at the upstream. A **gate** admits the attempts of
+//! one account; a **permit** is the right to have one in flight, a **place** the order of arrival in its queue, a
+//! **flow** the unit of fairness inside it. The **ceiling** is the hard maximum in flight, the **limit** the adaptive
+//! value at or below it. A **bounce** is an attempt the upstream refused; a **fault** a failure Tidegate answers itself.
+//!
+//! # Rooms
+//!
+//! | room | what lives there | calls |
+//! |---|---|---|
+//! | [`cli`] | arguments, help, exit codes | `app`, `config`, `demo`, `mock` |
+//! | [`app`] | the composition root: builds, spawns, reloads, drains | every room below |
+//! | [`server`] | accepting clients: TLS, HTTP/1.1, HTTP/2, graceful end | `proxy`, `config` |
+//! | [`proxy`] | the life of an exchange, top to bottom in `Engine::handle` | `gate`, `upstream`, `provider`, `control`, `config` |
+//! | [`gate`] | the async shell of admission: waiting, hand-over, giving back | `control` |
+//! | [`control`] | **pure**: queue, limit algorithms, gate, retry table | nothing but `std` |
+//! | [`upstream`] | connections to the upstream, a small pool per thread | `gate` (permits travel along), `config` |
+//! | [`provider`] | what upstreams say: headers, error bodies, presets | `control` (its `Signals`) |
+//! | [`config`] | YAML and flags to validated values | `control`, `provider` |
+//! | [`admin`] | metrics, health, status, drain | `proxy` (views), `metrics` |
+//! | [`mock`], [`demo`] | the embedded rate-limited API, and the show | servers and clients of their own |
+//! | [`clock`], [`fault`], [`files`], [`metrics`], [`tasks`], [`telemetry`] | leaves | open to all but `control` |
+//!
+//! `tests/it/tidy.rs` reads the sources and keeps this table true.
+//!
+//! # Always true
+//!
+//! * One number, one owner: limit, in-flight count and queue of an account live in one [`control::gate::GateCore`]
+//!   behind one lock. Gauges are not kept; whoever scrapes asks the gates.
+//! * A slot is a value ([`gate::Permit`]); dropping it is the only way it comes back. It is taken before an attempt
+//!   leaves and travels with the response body to its last byte.
+//! * An attempt that is abandoned keeps its slot until the upstream has closed its side too (or
+//!   `deadlines.linger` has passed): freed any earlier, the next attempt could overtake the news and be one too many.
+//! * An exchange that waits holds no slot, and keeps its place through all its attempts.
+//! * A burst of refusals is one lesson. After the first, nothing leaves until everything on the wire is answered; what
+//!   the upstream still holds then is what it allows.
+//! * Everything on a request's path stays on one thread: each worker has its own runtime and its own upstream
+//!   connections. Shared are the gates, the configuration snapshot and the metrics.
+//! * A running exchange keeps the snapshot it began with; gates outlive snapshots.
+//! * Nothing that may have been processed is sent again unless its method, its key or the configuration allows it.
+//!
+//! # Decisions that differ from what one might expect
+//!
+//! * **Configuration** is parsed by `saphyr-parser` into a tree with positions, and serde reads that tree, instead of a
+//!   serde YAML crate: checks that span several keys can then name line and column too, and a `${NAME}` cannot change
+//!   the structure.
+//! * **Accounts are labelled** by the first 8 hex digits of the credential's plain SHA-256, not of a keyed hash: an
+//!   operator can find the label of a key with `sha256sum`, it stays the same over restarts and replicas, and 32 bits of
+//!   a high-entropy key give nothing away.
+//! * **429s that say "too many in flight"** do not pause the account, even with `Retry-After`: they are no matter of
+//!   time. Only the refused request itself waits as told.
+//! * **`tide`**, the default limit, has its ceiling gate; paced rates and a delay guard are not part of it yet.
+//!   `vegas` and `gradient` are not there yet, and the configuration says so.
+//!
+//! # Absent on purpose
+//!
+//! Load balancing over providers, translating one provider's API into another's, prompt rewriting, authenticating end
+//! users, plug-ins. No tower on the request path: a plain `async fn` shows the order of steps, and a limiter that gives
+//! its permit back with the response *head* would be wrong for streams.
 
 pub mod admin;
 pub mod app;
