@@ -52,6 +52,9 @@ pub(super) struct Asked {
     body: Value,
 }
 
+/// More than any model writes; a larger wish is charged as this much.
+const TOKENS_MAX: u64 = 100_000_000;
+
 impl Asked {
     pub(super) fn read(api: Api, body: &[u8]) -> Result<Self, String> {
         let body: Value = if api == Api::Models {
@@ -84,7 +87,7 @@ impl Asked {
             model: text("model").unwrap_or("mock-1").to_owned(),
             stream: body.get("stream").and_then(Value::as_bool).unwrap_or(false),
             include_usage: body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false),
-            tokens: words(&prompt) + if api == Api::Embeddings { 0 } else { max_tokens },
+            tokens: words(&prompt).saturating_add(if api == Api::Embeddings { 0 } else { max_tokens.min(TOKENS_MAX) }),
             prompt,
             body,
         })
