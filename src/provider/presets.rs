@@ -1,5 +1,9 @@
 //! What is known about each provider without asking it.
 
+use std::time::Duration;
+
+use crate::control::signals::Dimension;
+
 /// A provider whose habits are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Preset {
@@ -107,6 +111,22 @@ impl Preset {
         }
     }
 
+    /// Over which time this provider counts where its headers do not say. `None` where that differs between accounts.
+    ///
+    /// Sources: console.groq.com/docs/rate-limits, docs.together.ai/docs/rate-limits,
+    /// docs.fireworks.ai/serverless/rate-limits (per second, although enforced per minute); xAI by report only.
+    #[must_use]
+    pub fn window(self, dimension: Dimension) -> Option<Duration> {
+        let seconds = match (self, dimension) {
+            (Self::Groq, Dimension::Requests) => 24 * 60 * 60,
+            (Self::Groq, _) | (Self::Xai, Dimension::Tokens | Dimension::InputTokens | Dimension::OutputTokens) => 60,
+            (Self::Together, _) | (Self::Xai, Dimension::Requests) => 1,
+            (Self::Fireworks, Dimension::Tokens | Dimension::InputTokens | Dimension::OutputTokens) => 1,
+            _ => return None,
+        };
+        Some(Duration::from_secs(seconds))
+    }
+
     /// How errors of Tidegate's own look to clients of this provider. All but two follow OpenAI.
     #[must_use]
     pub fn error_shape(self) -> ErrorShape {
@@ -188,6 +208,24 @@ mod tests {
             ("", Preset::Generic),
         ] {
             assert_eq!(Preset::for_host(host), want, "{host}");
+        }
+    }
+
+    #[test]
+    fn windows_that_no_header_names_are_known() {
+        for (preset, requests, tokens) in [
+            (Preset::Groq, Some(86_400), Some(60)),
+            (Preset::Together, Some(1), Some(1)),
+            (Preset::Fireworks, None, Some(1)),
+            (Preset::Xai, Some(1), Some(60)),
+            (Preset::Openai, None, None),
+            (Preset::Generic, None, None),
+        ] {
+            let seconds = |dimension| preset.window(dimension).map(|window| window.as_secs());
+            assert_eq!(seconds(Dimension::Requests), requests, "{}", preset.name());
+            for dimension in [Dimension::Tokens, Dimension::InputTokens, Dimension::OutputTokens] {
+                assert_eq!(seconds(dimension), tokens, "{}", preset.name());
+            }
         }
     }
 

@@ -45,20 +45,34 @@ pub(super) fn date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text.trim()).ok()
 }
 
+/// How a reset was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notation {
+    /// A date.
+    Date,
+    /// Seconds from now.
+    Delta,
+    /// A Unix time, in seconds or milliseconds.
+    Epoch,
+    /// A number with its unit, or several.
+    Units,
+}
+
 /// The value of a reset header: seconds from now, an epoch in seconds or milliseconds, a duration, or a date.
 ///
 /// The first three share their header names between providers; only the magnitude tells them apart.
-pub(super) fn reset(text: &str, now: SystemTime) -> Option<Duration> {
+pub(super) fn reset(text: &str, now: SystemTime) -> Option<(Duration, Notation)> {
     let text = text.trim();
     let Some(seconds) = nanos(text, SECOND) else {
-        return duration(text).or_else(|| until_date(text, now));
+        let units = duration(text).map(|after| (after, Notation::Units));
+        return units.or_else(|| Some((until_date(text, now)?, Notation::Date)));
     };
     if seconds < EPOCH_SECONDS_MIN * SECOND {
-        Some(capped(seconds))
+        Some((capped(seconds), Notation::Delta))
     } else if seconds < EPOCH_MILLIS_MIN * SECOND {
-        Some(until_epoch(seconds, now))
+        Some((until_epoch(seconds, now), Notation::Epoch))
     } else {
-        Some(until_epoch(seconds / 1000, now))
+        Some((until_epoch(seconds / 1000, now), Notation::Epoch))
     }
 }
 

@@ -73,7 +73,23 @@ fn resets_are_told_apart_by_magnitude_and_form() {
         ("NaN", None),
         ("1e3", None),
     ] {
-        assert_eq!(reset(text, now()), want, "{text}");
+        assert_eq!(reset(text, now()).map(|(after, _)| after), want, "{text}");
+    }
+}
+
+#[test]
+fn the_notation_of_a_reset_is_kept() {
+    for (text, want) in [
+        ("30", Notation::Delta),
+        ("99999999.9", Notation::Delta),
+        ("100000000", Notation::Epoch),
+        ("1755780030", Notation::Epoch),
+        ("1755780030500", Notation::Epoch),
+        ("6m0s", Notation::Units),
+        ("2025-08-21T12:40:59Z", Notation::Date),
+        ("Thu, 21 Aug 2025 12:40:07 GMT", Notation::Date),
+    ] {
+        assert_eq!(reset(text, now()).map(|(_, notation)| notation), Some(want), "{text}");
     }
 }
 
@@ -95,7 +111,8 @@ proptest! {
     #[test]
     fn no_text_breaks_a_bound(text in "\\PC*", shaped in "[-+0-9hmsunTZ:. ,]{0,40}") {
         for text in [text, shaped] {
-            for found in [duration(&text), reset(&text, now()), until_date(&text, now())] {
+            let after_reset = reset(&text, now()).map(|(after, _)| after);
+            for found in [duration(&text), after_reset, until_date(&text, now())] {
                 prop_assert!(found.unwrap_or_default() <= DELAY_MAX);
             }
         }

@@ -1,81 +1,49 @@
-//! Remaining counters, by the structure of their header names.
+//! Budgets, by the structure of their header names.
 //!
-//! `x-ratelimit-remaining-tokens-minute` is a family, a role, a unit and a window; limit and reset of the same counter
-//! differ only in the role. Reading the name word by word covers the providers' orders and combinations, and leaves a
-//! counter alone whose name has a word that is not known here.
+//! `x-ratelimit-remaining-tokens-minute` is a family, a role, a dimension and a window; limit and reset of the same
+//! budget differ only in the role. Reading the name word by word covers the providers' orders and combinations, and
+//! leaves a counter alone whose name has a word that is not known here.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
-use super::{ietf, texts};
-use crate::provider::durations;
+use super::{Budget, Dimension, Refill, texts};
+use crate::provider::{
+    durations::{self, Notation},
+    names,
+    presets::Preset,
+};
 
-/// One counter that an upstream keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provider) struct Counter {
-    pub(in crate::provider) unit: Unit,
-    pub(in crate::provider) window: Window,
-    pub(in crate::provider) remaining: u64,
-    /// Time until it is restored. Only looked up for a counter at 0.
-    pub(in crate::provider) reset: Option<Duration>,
+/// Adds what the headers with speaking names count. Negative counts, and those whose limit is not positive, are unknown
+/// and left out.
+pub(super) fn read(preset: Preset, headers: &HeaderMap, now: SystemTime, found: &mut Vec<Budget>) {
+    found.extend(headers.keys().filter_map(|name| named(preset, headers, name.as_str(), now)));
 }
 
-/// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provider) enum Unit {
-    /// Requests in flight.
-    Concurrency,
-    /// Anything else, such as bytes.
-    Other,
-    Requests,
-    Tokens,
-}
-
-/// Over which time it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provider) enum Window {
-    /// More than a minute, less than a month.
-    Long,
-    Month,
-    /// Up to a minute, or not said.
-    Short,
-}
-
-impl Window {
-    pub(super) fn of_seconds(seconds: u64) -> Self {
-        match seconds {
-            0..=60 => Self::Short,
-            61..MONTH_SECONDS => Self::Long,
-            MONTH_SECONDS.. => Self::Month,
-        }
-    }
-}
-
-const MONTH_SECONDS: u64 = 28 * 24 * 60 * 60;
-
-/// All counters in `headers`. Negative counters, and those whose limit is not positive, are unknown and left out.
-pub(in crate::provider) fn read(headers: &HeaderMap, now: SystemTime) -> Vec<Counter> {
-    let mut counters: Vec<Counter> = headers.keys().filter_map(|name| named(headers, name.as_str(), now)).collect();
-    ietf::read(headers, now, &mut counters);
-    counters
-}
-
-/// Whether a monthly counter stands at 0.
-pub(in crate::provider) fn is_month_exhausted(headers: &HeaderMap) -> bool {
-    read(headers, SystemTime::UNIX_EPOCH)
-        .iter()
-        .any(|counter| counter.window == Window::Month && counter.remaining == 0)
-}
-
-fn named(headers: &HeaderMap, name: &str, now: SystemTime) -> Option<Counter> {
-    let (unit, window) = dimension(name)?;
+fn named(preset: Preset, headers: &HeaderMap, name: &str, now: SystemTime) -> Option<Budget> {
+    let meaning = meaning(name)?;
+    let role = |role: &str| name.replacen(REMAINING, role, 1);
     let remaining = remaining(headers, name)?;
-    if is_limit_unknown(headers, &name.replacen(REMAINING, "limit", 1)) {
-        return None;
-    }
-    let reset = (remaining == 0).then(|| reset(headers, &name.replacen(REMAINING, "reset", 1), now)).flatten();
-    Some(Counter { unit, window, remaining, reset })
+    let limit = limit(headers, &role("limit")).ok()?;
+    let reset = reset(headers, &role("reset"), now);
+    let refill = match reset {
+        // GitHub says what is used; a bucket that refills all the time could not.
+        _ if headers.contains_key(role("used")) => Some(Refill::Window),
+        Some((_, Notation::Epoch)) => Some(Refill::Window),
+        Some((_, Notation::Units)) => Some(Refill::Continuous),
+        Some((_, Notation::Date)) => meaning.family.dated,
+        Some((_, Notation::Delta)) | None => None,
+    };
+    Some(Budget {
+        id: names::short_number(name.split(REMAINING)),
+        dimension: meaning.dimension,
+        limit,
+        remaining,
+        reset: reset.map(|(after, _)| after),
+        window: meaning.window.or_else(|| preset.window(meaning.dimension)),
+        refill,
+    })
 }
 
 /// The smallest count that is not negative.
@@ -83,46 +51,95 @@ pub(super) fn remaining(headers: &HeaderMap, name: &str) -> Option<u64> {
     texts(headers, name).filter_map(count).filter_map(|count| u64::try_from(count).ok()).min()
 }
 
-/// Whether a limit was sent, and none that is positive.
-pub(super) fn is_limit_unknown(headers: &HeaderMap, name: &str) -> bool {
-    texts(headers, name).filter_map(count).max().is_some_and(|limit| limit <= 0)
+/// The smallest positive limit, if one was sent.
+pub(super) fn limit(headers: &HeaderMap, name: &str) -> Result<Option<u64>, NotPositive> {
+    let limits = || texts(headers, name).filter_map(count);
+    let positive = limits().filter(|limit| *limit > 0).filter_map(|limit| u64::try_from(limit).ok()).min();
+    if positive.is_none() && limits().next().is_some() { Err(NotPositive) } else { Ok(positive) }
 }
 
-pub(super) fn reset(headers: &HeaderMap, name: &str, now: SystemTime) -> Option<Duration> {
-    texts(headers, name).filter_map(|text| durations::reset(text, now)).max()
+/// A limit of 0 or less: how upstreams write that they do not know.
+pub(super) struct NotPositive;
+
+/// The longest reset.
+pub(super) fn reset(headers: &HeaderMap, name: &str, now: SystemTime) -> Option<(Duration, Notation)> {
+    texts(headers, name).filter_map(|text| durations::reset(text, now)).max_by_key(|(after, _)| *after)
 }
 
 const REMAINING: &str = "remaining";
 
-/// Families, with what they count where the name has no unit.
-const FAMILIES: [(&str, Unit); 6] = [
-    ("anthropic-ratelimit-", Unit::Requests),
-    ("ratelimitbysize-", Unit::Tokens),
-    ("x-rate-limit-", Unit::Requests),
-    ("x-ratelimit-", Unit::Requests),
-    ("x-ratelimitbysize-", Unit::Tokens),
-    ("x-tokenlimit-", Unit::Tokens),
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Thirty days: what a calendar month is, no header says.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The first words of a header's name.
+struct Family {
+    prefix: &'static str,
+    /// What it counts where the name does not say.
+    dimension: Dimension,
+    /// Over which time, where the name does not say.
+    window: Option<Duration>,
+    /// What a reset that is a date says about the refill.
+    dated: Option<Refill>,
+}
+
+const fn family(prefix: &'static str, dimension: Dimension) -> Family {
+    Family { prefix, dimension, window: None, dated: None }
+}
+
+static FAMILIES: [Family; 7] = [
+    // A token bucket per minute, in every dimension.
+    Family {
+        window: Some(MINUTE),
+        dated: Some(Refill::Continuous),
+        ..family("anthropic-ratelimit-", Dimension::Requests)
+    },
+    // Mistral: the bare form is that of the minute.
+    Family { window: Some(MINUTE), ..family("ratelimitbysize-", Dimension::Tokens) },
+    family("x-rate-limit-", Dimension::Requests),
+    family("x-ratelimit-", Dimension::Requests),
+    family("x-ratelimitbysize-", Dimension::Tokens),
+    family("x-tokenlimit-", Dimension::Tokens),
+    family("x-trial-endpoint-", Dimension::Requests),
 ];
 
-/// Unit and window of a `…remaining…` header; `None` for any other name.
-fn dimension(name: &str) -> Option<(Unit, Window)> {
-    let (words, mut unit) = FAMILIES.into_iter().find_map(|(family, unit)| Some((name.strip_prefix(family)?, unit)))?;
-    let mut window = Window::Short;
+struct Meaning {
+    family: &'static Family,
+    dimension: Dimension,
+    window: Option<Duration>,
+}
+
+/// What a `…remaining…` header counts; `None` for any other name.
+fn meaning(name: &str) -> Option<Meaning> {
+    let (family, words) = FAMILIES.iter().find_map(|family| Some((family, name.strip_prefix(family.prefix)?)))?;
+    let mut dimension = family.dimension;
+    let mut window = family.window;
     let mut is_remaining = false;
     for word in words.split('-') {
         match word {
             REMAINING => is_remaining = true,
-            "requests" | "req" => unit = Unit::Requests,
-            "tokens" | "tokens_usage_based" => unit = Unit::Tokens,
-            "second" | "minute" => window = Window::Short,
-            "hour" | "day" => window = Window::Long,
-            "month" => window = Window::Month,
-            // Parts of the same unit: each is a bound of its own.
-            "input" | "output" | "project" | "prompt" | "generated" | "cache" | "adjusted" => {}
+            "requests" | "req" | "call" => dimension = Dimension::Requests,
+            "input" => dimension = Dimension::InputTokens,
+            "output" => dimension = Dimension::OutputTokens,
+            // Fireworks, which writes per second what it enforces per minute.
+            "prompt" => (dimension, window) = (Dimension::InputTokens, Some(SECOND)),
+            "generated" => (dimension, window) = (Dimension::OutputTokens, Some(SECOND)),
+            "tokens" if matches!(dimension, Dimension::InputTokens | Dimension::OutputTokens) => {}
+            "tokens" | "tokens_usage_based" => dimension = Dimension::Tokens,
+            "second" => window = Some(SECOND),
+            "minute" => window = Some(MINUTE),
+            "hour" => window = Some(HOUR),
+            "day" => window = Some(DAY),
+            "month" => window = Some(MONTH),
+            // More budgets of the same dimension.
+            "project" | "cache" | "adjusted" => {}
             _ => return None,
         }
     }
-    is_remaining.then_some((unit, window))
+    is_remaining.then_some(Meaning { family, dimension, window })
 }
 
 /// A count: digits, perhaps with sign, fraction (dropped) or thousands separators. Of a comma-separated list the least,

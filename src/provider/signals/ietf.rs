@@ -7,23 +7,26 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 
 use super::{
-    counters::{Counter, Unit, Window, integer, is_limit_unknown, remaining, reset},
+    Budget, Dimension, Refill,
+    counters::{integer, limit, remaining, reset},
     texts,
 };
-use crate::provider::durations;
+use crate::provider::{
+    durations::{self, Notation},
+    names,
+};
 
 /// Adds what the `RateLimit` fields count.
-pub(super) fn read(headers: &HeaderMap, now: SystemTime, counters: &mut Vec<Counter>) {
+pub(super) fn read(headers: &HeaderMap, now: SystemTime, found: &mut Vec<Budget>) {
     let is_sent = ["ratelimit", "ratelimit-remaining"].into_iter().any(|name| headers.contains_key(name));
     if !is_sent {
         return;
     }
     let policies = policies(headers);
-    counters.extend(separate(headers, now, &policies));
-    for text in texts(headers, "ratelimit") {
-        counters.extend(dictionary(text, &policies));
-        counters.extend(split(text, ',').filter_map(|member| current(member, &policies)));
-    }
+    let lines = || texts(headers, "ratelimit");
+    found.extend(separate(headers, now, &policies));
+    found.extend(lines().filter_map(|text| dictionary(text, &policies)));
+    found.extend(lines().flat_map(|text| split(text, ',')).filter_map(|member| current(member, &policies)));
 }
 
 /// An item of `RateLimit-Policy`, or of an old `RateLimit-Limit`.
@@ -31,8 +34,9 @@ struct Policy<'a> {
     /// The quoted name since draft 08, the quota before.
     name: &'a str,
     quota: Option<i64>,
-    window: Window,
-    unit: Unit,
+    window: Option<Duration>,
+    /// `None` for a unit that is no budget: a place in flight comes back when a request ends, not at a time.
+    dimension: Option<Dimension>,
 }
 
 fn policies(headers: &HeaderMap) -> Vec<Policy<'_>> {
@@ -48,39 +52,35 @@ fn policies(headers: &HeaderMap) -> Vec<Policy<'_>> {
 
 fn policy(member: &str) -> Policy<'_> {
     let name = split(member, ';').next().unwrap_or_default();
-    let unit = match parameter(member, "qu").map(|unit| unit.trim_matches('"')) {
-        None | Some("requests") => Unit::Requests,
-        Some("concurrent-requests") => Unit::Concurrency,
-        Some("tokens") => Unit::Tokens,
-        Some(_) => Unit::Other,
+    let dimension = match parameter(member, "qu").map(|unit| unit.trim_matches('"')) {
+        None | Some("requests") => Some(Dimension::Requests),
+        Some("tokens") => Some(Dimension::Tokens),
+        Some(_) => None,
     };
     Policy {
         name,
         quota: parameter(member, "q").map_or(integer(name), integer),
-        window: parameter(member, "w")
-            .and_then(|seconds| seconds.parse().ok())
-            .map_or(Window::Short, Window::of_seconds),
-        unit,
+        window: parameter(member, "w").and_then(|text| text.parse().ok()).and_then(window),
+        dimension,
     }
 }
 
 /// Drafts 01 to 06: `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset`.
-fn separate(headers: &HeaderMap, now: SystemTime, policies: &[Policy<'_>]) -> Option<Counter> {
+fn separate(headers: &HeaderMap, now: SystemTime, policies: &[Policy<'_>]) -> Option<Budget> {
     let remaining = remaining(headers, "ratelimit-remaining")?;
-    if is_limit_unknown(headers, "ratelimit-limit") {
-        return None;
-    }
+    limit(headers, "ratelimit-limit").ok()?;
     let limit = texts(headers, "ratelimit-limit").find_map(|text| integer(text.split([',', ';']).next()?.trim()));
-    Some(Counter {
-        unit: Unit::Requests,
-        window: window_of(limit, policies),
-        remaining,
-        reset: (remaining == 0).then(|| reset(headers, "ratelimit-reset", now)).flatten(),
+    let reset = reset(headers, "ratelimit-reset", now);
+    Some(Budget {
+        reset: reset.map(|(after, _)| after),
+        // The drafts have delta seconds; what sends an epoch knows when its window turns.
+        refill: reset.filter(|(_, notation)| *notation == Notation::Epoch).map(|_| Refill::Window),
+        ..unnamed(limit, remaining, policies)
     })
 }
 
 /// Draft 07: `RateLimit: limit=100, remaining=50, reset=5`. Semicolons have been seen in place of the commas.
-fn dictionary(text: &str, policies: &[Policy<'_>]) -> Option<Counter> {
+fn dictionary(text: &str, policies: &[Policy<'_>]) -> Option<Budget> {
     let member =
         |key: &str| split(text, ',').flat_map(|member| split(member, ';')).find_map(|pair| value_of(pair, key));
     let remaining = u64::try_from(integer(member("remaining")?)?).ok()?;
@@ -88,36 +88,53 @@ fn dictionary(text: &str, policies: &[Policy<'_>]) -> Option<Counter> {
     if limit.is_some_and(|limit| limit <= 0) {
         return None;
     }
-    Some(Counter {
-        unit: Unit::Requests,
-        window: window_of(limit, policies),
+    Some(Budget { reset: member("reset").and_then(seconds), ..unnamed(limit, remaining, policies) })
+}
+
+/// Before draft 08 policies had no names: the one that has this quota is meant.
+fn unnamed(limit: Option<i64>, remaining: u64, policies: &[Policy<'_>]) -> Budget {
+    let policy = policies.iter().find(|policy| limit.is_some() && policy.quota == limit);
+    Budget {
+        id: names::short_number(["ratelimit"]),
+        dimension: Dimension::Requests,
+        limit: limit.and_then(positive),
         remaining,
-        reset: member("reset").and_then(seconds),
-    })
+        reset: None,
+        window: policy.and_then(|policy| policy.window),
+        refill: None,
+    }
 }
 
 /// Drafts 08 and later, one member: `"default";r=50;t=30`.
-fn current(member: &str, policies: &[Policy<'_>]) -> Option<Counter> {
+fn current(member: &str, policies: &[Policy<'_>]) -> Option<Budget> {
     let remaining = u64::try_from(integer(parameter(member, "r")?)?).ok()?;
     let name = split(member, ';').next()?;
     let policy = policies.iter().find(|policy| policy.name == name);
-    if policy.and_then(|policy| policy.quota) == Some(0) {
+    let quota = policy.and_then(|policy| policy.quota);
+    if quota.is_some_and(|quota| quota <= 0) {
         return None;
     }
-    Some(Counter {
-        unit: policy.map_or(Unit::Requests, |policy| policy.unit),
-        window: policy.map_or(Window::Short, |policy| policy.window),
+    Some(Budget {
+        id: names::short_number(["ratelimit;", name]),
+        dimension: policy.map_or(Some(Dimension::Requests), |policy| policy.dimension)?,
+        limit: quota.and_then(positive),
         remaining,
         reset: parameter(member, "t").and_then(seconds),
+        window: policy.and_then(|policy| policy.window),
+        refill: None,
     })
 }
 
-/// The window of the policy that has this quota: before draft 08 policies had no names.
-fn window_of(limit: Option<i64>, policies: &[Policy<'_>]) -> Window {
-    policies
-        .iter()
-        .find(|policy| limit.is_some() && policy.quota == limit)
-        .map_or(Window::Short, |policy| policy.window)
+/// The window of a policy; 0 is none.
+fn window(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(WINDOW_MAX))
+}
+
+/// Longest window that is believed, so that nobody's arithmetic overflows. A guess: nothing is counted per two years.
+const WINDOW_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+fn positive(limit: i64) -> Option<u64> {
+    u64::try_from(limit).ok().filter(|limit| *limit > 0)
 }
 
 fn seconds(text: &str) -> Option<Duration> {

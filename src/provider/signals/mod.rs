@@ -5,50 +5,48 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode, header};
 
 pub use crate::control::signals::Signals;
-use crate::provider::durations;
-use counters::{Counter, Unit, Window};
+use crate::{
+    control::signals::{Budget, Budgets, Dimension, Refill},
+    provider::{durations, presets::Preset},
+};
 
-pub(super) mod counters;
+mod counters;
 mod ietf;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
 mod tests;
+mod unified;
 
 /// What a response head says about limits and delays. Never fails: what cannot be read was not said.
 ///
-/// Server times are compared with the response's own `Date`; `local_now` stands in where there is none. Delays are at
-/// most 24 hours. A header sent twice counts with its stricter readable value.
+/// Server times are compared with the response's own `Date`; `local_now` stands in where there is none. Delays and
+/// resets are at most 24 hours. A header sent twice counts with its stricter readable value.
 ///
 /// - `retry_after` is read from refusals (400 and up) only: on a 202 or a redirect it tells when to poll or follow.
-/// - The remaining counters hold windows up to a minute, and those whose header does not name its window. Groq's unnamed
-///   requests window is a day: only a preset can know that.
-/// - `exhausted_for` is the longest reset of all counters at 0, whatever their window, as given. OpenAI and Anthropic
-///   say when the bucket is *full* again, which is later than when the next request would pass; deriving the earlier
-///   time from the limit is left to the next version.
+/// - A budget's window is the one its name or policy says; else the one `preset` is known for.
+/// - Resets are given as sent. OpenAI and Anthropic say when the bucket is *full* again, which is later than when the
+///   next request would pass; `refill` tells these from windows that turn.
 /// - Anthropic's `fast` and `priority` pools are left out: they can be empty while ordinary requests pass.
 #[must_use]
-pub fn from_head(status: StatusCode, headers: &HeaderMap, local_now: SystemTime) -> Signals {
+pub fn from_head(preset: Preset, status: StatusCode, headers: &HeaderMap, local_now: SystemTime) -> Signals {
     let now = texts(headers, header::DATE.as_str()).find_map(durations::date).unwrap_or(local_now);
-    let counters = counters::read(headers, now);
-    let smallest = |unit: Unit| {
-        counters
-            .iter()
-            .filter(|counter| counter.unit == unit && counter.window == Window::Short)
-            .map(|counter| counter.remaining)
-            .min()
-    };
+    let is_refusal = status.as_u16() >= 400;
+    let mut found = Vec::new();
+    counters::read(preset, headers, now, &mut found);
+    ietf::read(headers, now, &mut found);
+    found.extend(is_refusal.then(|| unified::read(headers, now)).flatten());
+    if found.len() > Budgets::MAX {
+        // Some are dropped: those that are exhausted explain more than the others.
+        found.sort_by_key(|budget| budget.remaining != 0);
+    }
+    let mut budgets = Budgets::default();
+    found.into_iter().for_each(|budget| budgets.add(budget));
     Signals {
-        retry_after: (status.as_u16() >= 400).then(|| retry_after(headers, now)).flatten(),
+        retry_after: is_refusal.then(|| retry_after(headers, now)).flatten(),
         should_retry: should_retry(headers),
-        requests_remaining: smallest(Unit::Requests),
-        tokens_remaining: smallest(Unit::Tokens),
-        exhausted_for: counters
-            .iter()
-            // A place in flight comes back when a request ends, not at a time.
-            .filter(|counter| counter.remaining == 0 && counter.unit != Unit::Concurrency)
-            .filter_map(|counter: &Counter| counter.reset)
-            .max(),
+        budgets,
+        refused: None,
     }
 }
 

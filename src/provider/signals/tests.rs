@@ -1,9 +1,9 @@
-use std::time::UNIX_EPOCH;
+use std::{collections::HashSet, time::UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::{rows::ROWS, *};
+use super::*;
 use crate::provider::durations::DELAY_MAX;
 
 /// Thu, 21 Aug 2025 12:40:00 GMT.
@@ -24,7 +24,7 @@ fn head(lines: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 fn refused(lines: &[(&'static str, &'static str)]) -> Signals {
-    from_head(StatusCode::TOO_MANY_REQUESTS, &head(lines), local_now())
+    from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &head(lines), local_now())
 }
 
 type Lines = &'static [(&'static str, &'static str)];
@@ -69,7 +69,7 @@ fn the_most_trusted_readable_delay_wins() {
 fn a_date_is_compared_with_the_local_clock_only_without_a_date_header() {
     let mut headers = head(&[("retry-after", "Thu, 21 Aug 2025 13:40:30 GMT")]);
     headers.remove("date");
-    let signals = from_head(StatusCode::SERVICE_UNAVAILABLE, &headers, local_now());
+    let signals = from_head(Preset::Generic, StatusCode::SERVICE_UNAVAILABLE, &headers, local_now());
     assert_eq!(signals.retry_after, Some(Duration::from_secs(30)));
 }
 
@@ -77,7 +77,7 @@ fn a_date_is_compared_with_the_local_clock_only_without_a_date_header() {
 fn a_polling_hint_is_not_a_delay() {
     let headers = head(&[("retry-after", "5")]);
     for status in [StatusCode::OK, StatusCode::ACCEPTED, StatusCode::SEE_OTHER] {
-        assert_eq!(from_head(status, &headers, local_now()).retry_after, None, "{status}");
+        assert_eq!(from_head(Preset::Generic, status, &headers, local_now()).retry_after, None, "{status}");
     }
 }
 
@@ -96,17 +96,50 @@ fn the_verdict_on_retrying_is_read_exactly() {
 }
 
 #[test]
-fn each_providers_counters_are_read() {
-    for row in ROWS {
-        let got = refused(row.lines);
-        let want = Signals {
-            requests_remaining: row.requests,
-            tokens_remaining: row.tokens,
-            exhausted_for: row.exhausted_ms.map(Duration::from_millis),
-            ..Signals::default()
-        };
-        assert_eq!(got, want, "{}", row.name);
+fn each_providers_budgets_are_read() {
+    for row in rows::all() {
+        let got = from_head(row.preset, StatusCode::TOO_MANY_REQUESTS, &head(row.lines), local_now());
+        let budgets: Vec<Budget> = got.budgets.iter().copied().collect();
+        let without_ids: Vec<Budget> = budgets.iter().map(|budget| Budget { id: 0, ..*budget }).collect();
+        assert_eq!(without_ids, row.told, "{}", row.name);
+        let ids: HashSet<u32> = budgets.iter().map(|budget| budget.id).collect();
+        assert_eq!(ids.len(), budgets.len(), "ids of {}", row.name);
     }
+}
+
+#[test]
+fn a_budget_keeps_its_id_from_answer_to_answer() {
+    let id = |name, count| {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(count));
+        from_head(Preset::Generic, StatusCode::OK, &headers, local_now()).budgets.iter().next().unwrap().id
+    };
+    assert_eq!(id("x-ratelimit-remaining-tokens", "3"), id("x-ratelimit-remaining-tokens", "9"));
+    assert_ne!(id("x-ratelimit-remaining-tokens", "3"), id("x-ratelimit-remaining-requests", "3"));
+    assert_eq!(id("ratelimit", "\"a\";r=1"), id("ratelimit", "\"a\";r=7;t=9"));
+    assert_ne!(id("ratelimit", "\"a\";r=1"), id("ratelimit", "\"b\";r=1"));
+}
+
+#[test]
+fn of_more_budgets_than_are_kept_the_exhausted_stay() {
+    let mut headers = HeaderMap::new();
+    for count in 0..20 {
+        let name = format!("x-ratelimit-remaining-{}tokens-minute", "project-".repeat(count));
+        let left = if count < 18 { "5" } else { "0" };
+        headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static(left));
+    }
+    let signals = from_head(Preset::Generic, StatusCode::OK, &headers, local_now());
+    assert_eq!(signals.budgets.iter().count(), Budgets::MAX);
+    assert_eq!(signals.budgets.iter().filter(|budget| budget.remaining == 0).count(), 2);
+}
+
+#[test]
+fn a_rejected_status_beside_a_success_is_no_budget() {
+    let headers = head(&[
+        ("anthropic-ratelimit-unified-status", "rejected"),
+        ("anthropic-ratelimit-unified-reset", "1755781800"),
+    ]);
+    assert!(from_head(Preset::Anthropic, StatusCode::OK, &headers, local_now()).budgets.is_empty());
 }
 
 #[test]
@@ -115,11 +148,11 @@ fn a_header_that_is_not_text_is_not_said() {
     for name in ["retry-after", "x-ratelimit-remaining", "x-should-retry", "ratelimit", "date"] {
         headers.append(name, HeaderValue::from_bytes(b"\xff\xfe0").unwrap());
     }
-    let signals = from_head(StatusCode::TOO_MANY_REQUESTS, &headers, local_now());
+    let signals = from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &headers, local_now());
     assert_eq!(signals, Signals::default());
 }
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 33] = [
     "date",
     "retry-after",
     "retry-after-ms",
@@ -144,11 +177,29 @@ const NAMES: [&str; 24] = [
     "ratelimitbysize-remaining",
     "ratelimitbysize-reset",
     "x-ratelimit-remaining-tokens-month",
+    "x-ratelimit-used",
+    "ratelimitbysize-query-cost",
+    "x-tokenlimit-remaining",
+    "x-ratelimit-remaining-tokens-generated",
+    "x-trial-endpoint-call-remaining",
+    "anthropic-ratelimit-unified-status",
+    "anthropic-ratelimit-unified-reset",
+    "x-ratelimit-remaining-requests-day",
+    "x-ratelimit-remaining-requests-minute",
 ];
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        proptest::sample::select(&NAMES[..]).prop_map(str::to_owned),
+        "(x-|anthropic-)(ratelimit|tokenlimit)(-(remaining|limit|reset|used|tokens|input|prompt|day|month|x)){0,5}",
+    ]
+}
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..40),
+        "(rejected|allowed|remaining=0, reset=9{0,30}|\"a\";r=0;t=9{0,30}|\"a\";q=1;w=9{0,30})"
+            .prop_map(String::into_bytes),
         "[-0-9.,;=\"rtqwhms \\\\]{0,30}".prop_map(String::into_bytes),
         (0_u64..3).prop_map(|count| count.to_string().into_bytes()),
         any::<u64>().prop_map(|count| count.to_string().into_bytes()),
@@ -159,17 +210,22 @@ proptest! {
     #[test]
     fn no_head_breaks_a_bound(
         status in 100_u16..1000,
-        lines in proptest::collection::vec((proptest::sample::select(&NAMES[..]), value()), 0..30),
+        preset in proptest::sample::select(&Preset::ALL[..]),
+        lines in proptest::collection::vec((name(), value()), 0..30),
     ) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
-                headers.append(HeaderName::from_static(name), value);
+                headers.append(HeaderName::try_from(name).unwrap(), value);
             }
         }
         let status = StatusCode::from_u16(status).unwrap();
-        let signals = from_head(status, &headers, local_now());
+        let signals = from_head(preset, status, &headers, local_now());
         prop_assert!(signals.retry_after.unwrap_or_default() <= DELAY_MAX);
-        prop_assert!(signals.exhausted_for.unwrap_or_default() <= DELAY_MAX);
+        for budget in signals.budgets.iter() {
+            prop_assert!(budget.reset.unwrap_or_default() <= DELAY_MAX);
+            prop_assert!(budget.limit != Some(0));
+            prop_assert!(budget.window.is_none_or(|window| !window.is_zero() && window <= 400 * DELAY_MAX));
+        }
     }
 }
