@@ -2,10 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 pub use crate::control::signals::{Attribution, Signals};
-use crate::provider::signals::{self, counters};
+use crate::{
+    control::signals::Dimension,
+    provider::{presets::Preset, signals},
+};
 use said::Said;
 
 mod decode;
@@ -19,7 +22,7 @@ mod tests;
 pub use decode::decode;
 
 /// A refusal, understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Refusal {
     /// Why the attempt was refused.
     pub attribution: Attribution,
@@ -29,56 +32,66 @@ pub struct Refusal {
 
 /// Understands a refusal from its head and as much of its body as was kept, compressed or not.
 ///
-/// The delay is the head's; else the body's. The reset of an exhausted counter is trusted less than both and stays in
-/// `exhausted_for`.
+/// The delay is the head's; else the body's. The reset of an exhausted budget is trusted less than both and stays with
+/// the budget. Which dimension was refused is told only where time may cure it.
 #[must_use]
-pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], local_now: SystemTime) -> Refusal {
+pub fn read(preset: Preset, status: StatusCode, headers: &HeaderMap, body: &[u8], local_now: SystemTime) -> Refusal {
     let said = Said::of(&decode(headers, body, BODY_BYTES_MAX));
-    let head = signals::from_head(status, headers, local_now);
+    let head = signals::from_head(preset, status, headers, local_now);
+    let attribution = attribute(status, headers, &said, &head);
+    let is_timely = matches!(attribution, Attribution::Rate | Attribution::Unknown);
     Refusal {
-        attribution: attribute_said(status, headers, &said, &head),
-        signals: Signals { retry_after: head.retry_after.or_else(|| said.delay()), ..head },
+        attribution,
+        signals: Signals {
+            retry_after: head.retry_after.or_else(|| said.delay()),
+            refused: is_timely.then(|| refused(&said)).flatten(),
+            ..head
+        },
     }
-}
-
-/// Why an attempt was refused. `body` is decoded; only its first 64 KiB are looked at.
-///
-/// Meant for 429, 498, 503 and 529; other statuses are judged by the same evidence, and a 402 is `Quota` unless it is
-/// about money in flight. Machine words of the body decide before its prose, and prose before the counters. A sentence
-/// that providers use for both kinds of 429 decides nothing: "You exceeded your current quota" is Gemini's per-minute
-/// text as well as OpenAI's terminal one.
-#[must_use]
-pub fn attribute(status: StatusCode, headers: &HeaderMap, body: &[u8], signals: &Signals) -> Attribution {
-    attribute_said(status, headers, &Said::of(body), signals)
-}
-
-/// How long a refusal's body asks to wait: Google's `RetryInfo`, else the prose. `body` is decoded. At most 24 hours.
-#[must_use]
-pub fn body_delay(body: &[u8]) -> Option<Duration> {
-    Said::of(body).delay()
 }
 
 /// Bytes of a body that are looked at. Known refusals have less than 4 KiB.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-fn attribute_said(status: StatusCode, headers: &HeaderMap, said: &Said, signals: &Signals) -> Attribution {
+/// Why an attempt was refused.
+///
+/// Meant for 429, 498, 503 and 529; a 400 or 403 must be unmistakable, and a 402 is `Quota` unless it is about money in
+/// flight. Machine words of the body decide before its prose, and prose before the counters. A sentence that providers
+/// use for both kinds of 429 decides nothing: "You exceeded your current quota" is Gemini's per-minute text as well as
+/// OpenAI's terminal one.
+fn attribute(status: StatusCode, headers: &HeaderMap, said: &Said, signals: &Signals) -> Attribution {
     let amazon = amazon_error(headers);
     let is_word =
         |list: &[&str]| said.words.iter().map(String::as_str).chain(amazon.as_deref()).any(|word| list.contains(&word));
     let text = phrases::normalised(&said.text);
     let is_in_flight = is_word(&[IN_FLIGHT_BUDGET]);
+    let is_budget_empty = signals.budgets.iter().any(|budget| budget.remaining == 0);
+
+    // These are about the request nearly always ("parallel_tool_calls is not supported", "1000 tokens per request at
+    // most"), so only what cannot mean anything else counts.
+    if [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN].contains(&status) {
+        let told = status == StatusCode::FORBIDDEN && (is_budget_empty || signals.retry_after.is_some());
+        let is_mute = said.text.trim().is_empty() && said.words.is_empty();
+        return if is_word(&QUOTA_WORDS) || phrases::is_credit(&text) {
+            Attribution::Quota
+        } else if is_in_flight {
+            Attribution::Ceiling
+        } else if told && (is_mute || phrases::is_limit(&text)) {
+            if phrases::is_ceiling(&text) { Attribution::Ceiling } else { Attribution::Rate }
+        } else {
+            Attribution::Unknown
+        };
+    }
 
     let is_quota = is_word(&QUOTA_WORDS)
         || said.quota_ids.iter().any(|id| is_daily(id))
         || said.retry_info.is_some_and(|delay| delay > RETRY_INFO_MAX)
-        || (status == StatusCode::PAYMENT_REQUIRED && !is_in_flight)
+        || (status == StatusCode::PAYMENT_REQUIRED && !is_in_flight && !is_bill(headers))
         || phrases::is_quota(&text)
-        || counters::is_month_exhausted(headers);
+        || is_month_exhausted(signals);
     let is_ceiling = is_in_flight
         || phrases::is_ceiling(&text)
         || said.words.iter().chain(&said.quota_ids).any(|word| phrases::is_ceiling(&phrases::normalised(word)));
-    let is_counter_empty =
-        signals.requests_remaining == Some(0) || signals.tokens_remaining == Some(0) || signals.exhausted_for.is_some();
 
     if is_quota {
         Attribution::Quota
@@ -89,7 +102,7 @@ fn attribute_said(status: StatusCode, headers: &HeaderMap, said: &Said, signals:
     } else if is_word(&RATE_WORDS)
         || said.quota_ids.iter().any(|id| is_short(id))
         || phrases::is_rate(&text)
-        || is_counter_empty
+        || is_budget_empty
     {
         Attribution::Rate
     } else if OVERLOAD_STATUSES.contains(&status.as_u16()) {
@@ -98,6 +111,33 @@ fn attribute_said(status: StatusCode, headers: &HeaderMap, said: &Said, signals:
         Attribution::Unknown
     }
 }
+
+/// The dimension that was refused: by Google's names, which are the most precise; else by the prose, which may tell
+/// input from output where the type says only "tokens"; else by type or code.
+fn refused(said: &Said) -> Option<Dimension> {
+    let by_word = || {
+        said.words.iter().find_map(|word| match word.as_str() {
+            "requests" => Some(Dimension::Requests),
+            "tokens" => Some(Dimension::Tokens),
+            _ => None,
+        })
+    };
+    let by_quota = said.quota_ids.iter().find_map(|id| phrases::dimension_of_quota(id));
+    by_quota.or_else(|| phrases::dimension(&phrases::normalised(&said.text))).or_else(by_word)
+}
+
+/// A 402 that names the price of this one request, which its client is about to pay (L402, x402).
+fn is_bill(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key("payment-required")
+}
+
+/// Whether a budget of four weeks or more is gone: waiting is measured in minutes.
+fn is_month_exhausted(signals: &Signals) -> bool {
+    let is_long = |window: Duration| window >= MONTH_MIN;
+    signals.budgets.iter().any(|budget| budget.remaining == 0 && budget.window.is_some_and(is_long))
+}
+
+const MONTH_MIN: Duration = Duration::from_secs(28 * 24 * 60 * 60);
 
 /// Flex tier at capacity (Groq), service unavailable, overloaded (Anthropic).
 const OVERLOAD_STATUSES: [u16; 3] = [498, 503, 529];
@@ -109,7 +149,7 @@ const RETRY_INFO_MAX: Duration = Duration::from_secs(300);
 const IN_FLIGHT_BUDGET: &str = "openrouter_in_flight_budget";
 
 /// Types, codes and reasons, in lower case, that no wait in the scale of a request cures.
-const QUOTA_WORDS: [&str; 18] = [
+const QUOTA_WORDS: [&str; 19] = [
     "billing_error",
     "billing_hard_limit_reached",
     "blocked_api_access",
@@ -124,6 +164,7 @@ const QUOTA_WORDS: [&str; 18] = [
     "openrouter_guardrail_budget",
     "openrouter_key_limit",
     "openrouter_workspace_budget",
+    "organization_on_hold",
     "organization_spend_limit_exceeded",
     "organization_usage_limit_exceeded",
     "project_spend_limit_exceeded",

@@ -15,7 +15,7 @@ fn head(lines: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 fn read_at_epoch(status: u16, headers: &HeaderMap, body: &[u8]) -> Refusal {
-    read(StatusCode::from_u16(status).unwrap(), headers, body, UNIX_EPOCH)
+    read(Preset::Generic, StatusCode::from_u16(status).unwrap(), headers, body, UNIX_EPOCH)
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
@@ -52,7 +52,47 @@ fn delays_in_prose_are_read() {
         ("retry after -5 seconds", None),
     ] {
         let want = want_ms.map(Duration::from_millis);
-        assert_eq!(body_delay(text.as_bytes()), want, "{text}");
+        assert_eq!(read_at_epoch(429, &HeaderMap::new(), text.as_bytes()).signals.retry_after, want, "{text}");
+    }
+}
+
+#[test]
+fn the_refused_dimension_is_read() {
+    use Dimension::{InputTokens, OutputTokens, Requests, Tokens};
+    let message = |text: &str| format!(r#"{{"error":{{"message":"{text}"}}}}"#);
+    let typed = |kind: &str, text: &str| format!(r#"{{"error":{{"message":"{text}","type":"{kind}"}}}}"#);
+    let quota = |id: &str| format!(r#"{{"error":{{"details":[{{"violations":[{{"quotaId":"{id}"}}]}}]}}}}"#);
+    for (body, want) in [
+        (typed("tokens", "Rate limit reached"), Some(Tokens)),
+        (typed("requests", "Rate limit reached"), Some(Requests)),
+        (typed("tokens", "on input tokens per minute (ITPM): Limit 3"), Some(InputTokens)),
+        (message("Rate limit reached for gpt-6 on tokens per min (TPM): Limit 10, Requested 2."), Some(Tokens)),
+        (message("Rate limit reached for gpt-6 on requests per min (RPM): Limit 3, Used 3."), Some(Requests)),
+        (message("Rate limit reached on requests per day (RPD)"), Some(Requests)),
+        (message("on tokens per day (TPD)"), Some(Tokens)),
+        (message("exceed your organization's rate limit of 30,000 input tokens per minute"), Some(InputTokens)),
+        (message("rate limit of 8,000 output tokens per minute; reduce requests per minute"), Some(OutputTokens)),
+        (message("Number of request tokens has exceeded your per-minute rate limit"), Some(InputTokens)),
+        (message("Number of requests has exceeded your per-minute rate limit"), Some(Requests)),
+        (message("have exceeded token rate limit of your current OpenAI S0 pricing tier"), Some(Tokens)),
+        (message("Requests have exceeded call rate limit of your tier"), Some(Requests)),
+        (message("Limit: OTPM"), Some(OutputTokens)),
+        (message("Too many tokens, please wait before trying again."), Some(Tokens)),
+        (message("Requests rate limit exceeded"), Some(Requests)),
+        (message("limited to 40 API calls / minute"), Some(Requests)),
+        (quota("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"), Some(Requests)),
+        (quota("GenerateContentInputTokensPerModelPerMinute-FreeTier"), Some(InputTokens)),
+        (quota("OutputTokensPerMinute"), Some(OutputTokens)),
+        (quota("TokensPerMinute"), Some(Tokens)),
+        (message("429 Too Many Requests"), None),
+        (message("the tpmix model is busy; grpm"), None),
+        (message("Number of concurrent connections has exceeded your rate limit"), None),
+        (typed("requests", "too many concurrent requests per key"), None),
+        (r#"{"error":{"type":"requests","code":"credit_balance_exhausted"}}"#.to_owned(), None),
+        (quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier"), None),
+        (String::new(), None),
+    ] {
+        assert_eq!(read_at_epoch(429, &HeaderMap::new(), body.as_bytes()).signals.refused, want, "{body}");
     }
 }
 
@@ -145,8 +185,7 @@ proptest! {
         let headers = head(&[("content-encoding", coding)]);
         let body = if is_encoded { gzip(&body) } else { body };
         prop_assert!(decode(&headers, &body, max).len() <= max);
-        for delay in [read_at_epoch(status, &headers, &body).signals.retry_after, body_delay(&body)] {
-            prop_assert!(delay.unwrap_or_default() <= DELAY_MAX);
-        }
+        let delay = read_at_epoch(status, &headers, &body).signals.retry_after;
+        prop_assert!(delay.unwrap_or_default() <= DELAY_MAX);
     }
 }
