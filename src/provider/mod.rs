@@ -1,6 +1,10 @@
-//! What upstreams say: pure parsing, no I/O.
+//! What upstreams say, and what requests ask of them: pure parsing, no I/O.
 
+mod count;
+pub mod demand;
 mod durations;
+mod names;
 pub mod presets;
 pub mod refusal;
 pub mod signals;
+pub mod usage;

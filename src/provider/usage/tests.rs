@@ -1,0 +1,209 @@
+use std::io::Write;
+
+use flate2::{
+    Compression,
+    write::{DeflateEncoder, GzEncoder, ZlibEncoder},
+};
+use http::HeaderValue;
+use proptest::prelude::*;
+
+use super::*;
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream; charset=utf-8";
+
+fn scanner(kind: &'static str, coding: &'static str) -> Option<UsageScanner> {
+    UsageScanner::for_response(&HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CONTENT_ENCODING, HeaderValue::from_static(coding)),
+    ]))
+}
+
+fn read(kind: &'static str, coding: &'static str, chunks: &[&[u8]]) -> Option<Usage> {
+    let mut scanner = scanner(kind, coding).unwrap();
+    for chunk in chunks {
+        scanner.feed(chunk);
+    }
+    scanner.usage()
+}
+
+/// Input, output, cached.
+type Want = Option<(u32, u32, u32)>;
+
+const ANTHROPIC_STREAM: &str = r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","content":[],"usage":{"input_tokens":25,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":10},"output_tokens":1}}}
+
+event: ping
+data: {"type": "ping"}
+
+event: content_block_delta
+data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"say \"usage\":{\"input_tokens\":9} \\"}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":null,"output_tokens":15}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"#;
+
+const RESPONSES_STREAM: &str = r#"event: response.created
+data: {"type":"response.created","response":{"id":"resp_1","usage":null}}
+
+event: response.completed
+data: {"type":"response.completed","response":{"id":"resp_1","usage":{"input_tokens":36,"input_tokens_details":{"cached_tokens":30,"cache_write_tokens":4},"output_tokens":87,"output_tokens_details":{"reasoning_tokens":64},"total_tokens":123}}}
+
+"#;
+
+const GEMINI_STREAM: &str = "data: {\"candidates\": [{}],\"usageMetadata\": {\"promptTokenCount\": 8,\"candidatesTokenCount\": 3,\"totalTokenCount\": 11}}\r\n\r\ndata: {\"usageMetadata\": {\"promptTokenCount\": 8,\"cachedContentTokenCount\": 4,\"candidatesTokenCount\": 12,\"thoughtsTokenCount\": 30,\"toolUsePromptTokenCount\": 5,\"totalTokenCount\": 55}}\r\n\r\n";
+
+#[rustfmt::skip] // one case, a line or two
+const CASES: &[(&str, &str, &str, Want)] = &[
+    ("OpenAI chat", JSON, r#"{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":7,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":3}}}"#, Some((19, 10, 7))),
+    ("OpenAI chat, a stream with include_usage", EVENTS, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7,\"total_tokens\":12}}\n\ndata: [DONE]\n\n", Some((5, 7, 0))),
+    ("OpenAI chat, a stream without", EVENTS, "data: {\"choices\":[],\"usage\":null}\n\ndata: [DONE]\n\n", None),
+    ("OpenAI embeddings, null details", JSON, r#"{"data":[{"embedding":[0.1,-2e-3]}],"usage":{"prompt_tokens_details":null,"prompt_tokens":8,"total_tokens":8}}"#, Some((8, 0, 0))),
+    ("OpenAI responses", EVENTS, RESPONSES_STREAM, Some((36, 87, 30))),
+    ("Anthropic", JSON, r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":1,"cached_tokens":99}}}],"usage":{"input_tokens":25,"cache_creation_input_tokens":0,"cache_read_input_tokens":3,"output_tokens":15}}"#, Some((28, 15, 3))),
+    ("Anthropic, a stream", EVENTS, ANTHROPIC_STREAM, Some((135, 15, 100))),
+    ("Gemini, a stream", EVENTS, GEMINI_STREAM, Some((13, 42, 4))),
+    ("Gemini, an array, pretty-printed", JSON, "[{\n  \"candidates\": [],\n  \"usageMetadata\" :\n {\n \"promptTokenCount\": 8\n }\n}\n,\r\n{\"usageMetadata\": {\"candidatesTokenCount\": 12}}]", Some((8, 12, 0))),
+    ("Cohere", JSON, r#"{"message":{"role":"assistant"},"usage":{"tokens":{"input_tokens":71.0,"output_tokens":5.0},"billed_units":{"input_tokens":5.0,"output_tokens":4.0},"cached_tokens":16}}"#, Some((71, 5, 16))),
+    ("Cohere, only what is billed", EVENTS, "event: message-end\ndata: {\"type\":\"message-end\",\"delta\":{\"finish_reason\":\"COMPLETE\",\"usage\":{\"billed_units\":{\"input_tokens\":5,\"output_tokens\":4}}}}\n\n", Some((5, 4, 0))),
+    ("Groq, a stream", EVENTS, "data: {\"choices\":[],\"x_groq\":{\"id\":\"r\",\"usage\":{\"queue_time\":0.1,\"prompt_tokens\":4,\"completion_tokens\":2}}}\n\n", Some((4, 2, 0))),
+    ("DeepSeek, after blank lines", JSON, "\n\n\n{\"usage\":{\"prompt_tokens\":9,\"prompt_cache_hit_tokens\":6,\"prompt_cache_miss_tokens\":3,\"completion_tokens\":1}}", Some((9, 1, 6))),
+    ("DeepSeek, a stream after comments with quotes", EVENTS, ": keep-alive \"\n\n: it's \"{[\n\ndata: {\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n", Some((9, 1, 0))),
+    ("Bedrock", JSON, r#"{"output":{},"usage":{"inputTokens":30,"outputTokens":628,"totalTokens":658,"cacheReadInputTokens":2,"cacheWriteInputTokens":1}}"#, Some((33, 628, 2))),
+    ("gateways that use both vocabularies", JSON, r#"{"usage":{"prompt_tokens":50,"input_tokens":50,"completion_tokens":1,"output_tokens":1,"cache_read_input_tokens":20}}"#, Some((50, 1, 20))),
+    ("the word as a value, and in a string", JSON, r#"{"a":"usage","b":"\"usage\":{\"prompt_tokens\":5}","c":"{\\\"usage\\\":{","usage" : {"prompt_tokens" : 3}}"#, Some((3, 0, 0))),
+    ("the word as a value before an object", JSON, r#"["usage",{"prompt_tokens":5}]"#, None),
+    ("a key that only begins like it", JSON, r#"{"usages":{"prompt_tokens":5},"usageMetadataX":{"prompt_tokens":5},"usag":{"prompt_tokens":5}}"#, None),
+    ("no object", JSON, r#"{"usage":[{"prompt_tokens":5}],"usageMetadata":5}"#, None),
+    ("a total under Cohere's name", JSON, r#"{"usage":{"tokens":12,"input_tokens":5}}"#, Some((5, 0, 0))),
+    ("nothing known in it", JSON, r#"{"usage":{"seconds":3}}"#, None),
+    ("too deep", JSON, r#"{"a":{"b":{"usage":{"prompt_tokens":5}}}}"#, None),
+    ("odd kinds of numbers", JSON, r#"{"usage":{"prompt_tokens":"5","completion_tokens":-5,"input_tokens":99999999999,"output_tokens":[1],"cached_tokens":true}}"#, Some((u32::MAX, 0, 0))),
+    ("cut off before its end", JSON, r#"{"usage":{"prompt_tokens":5,"completion_tokens":6"#, None),
+    ("a cut-off event does not hide the next", EVENTS, "data: {\"usage\":{\"a\":\"x\ndata: {\"usage\":{\"prompt_tokens\":5}}\n", Some((5, 0, 0))),
+    ("no line end at the end", EVENTS, "data: {\"usage\":{\"prompt_tokens\":5}}", Some((5, 0, 0))),
+    ("nothing", JSON, "", None),
+];
+
+fn want(told: Want) -> Option<Usage> {
+    told.map(|(input_tokens, output_tokens, cached_tokens)| Usage { input_tokens, output_tokens, cached_tokens })
+}
+
+#[test]
+fn each_providers_usage_is_read_wherever_it_is_cut() {
+    for (name, kind, body, told) in CASES {
+        let body = body.as_bytes();
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            assert_eq!(read(kind, "", &[before, after]), want(*told), "{name}, cut at {at}");
+        }
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(read(kind, "", &bytes), want(*told), "{name}, byte by byte");
+    }
+}
+
+fn encoded(coding: &str, body: &[u8]) -> Vec<u8> {
+    match coding {
+        "gzip" => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zlib" => {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        _ => {
+            let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+    }
+}
+
+#[test]
+fn compressed_answers_are_read_wherever_they_are_cut() {
+    for (form, coding) in [("gzip", "gzip"), ("gzip", "X-GZIP"), ("zlib", "deflate"), ("raw", "identity, deflate")] {
+        let body = encoded(form, ANTHROPIC_STREAM.as_bytes());
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            assert_eq!(read(EVENTS, coding, &[before, after]), want(Some((135, 15, 100))), "{form}, cut at {at}");
+        }
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(read(EVENTS, coding, &bytes), want(Some((135, 15, 100))), "{form}, byte by byte");
+    }
+}
+
+#[test]
+fn a_damaged_answer_keeps_what_was_found() {
+    let mut body = encoded("gzip", ANTHROPIC_STREAM.as_bytes());
+    let mut scanner = scanner(EVENTS, "gzip").unwrap();
+    scanner.feed(&body);
+    body.reverse();
+    scanner.feed(&body);
+    assert_eq!(scanner.usage(), want(Some((135, 15, 100))));
+    for coding in ["gzip", "deflate"] {
+        assert_eq!(read(JSON, coding, &[br#"{"usage":{"prompt_tokens":5}}"#]), None, "{coding}");
+    }
+}
+
+#[test]
+fn a_bomb_is_given_up_in_time() {
+    let mut text = vec![b' '; 8 * 1024 * 1024];
+    text.extend(br#"{"usage":{"prompt_tokens":5}}"#);
+    let bomb = encoded("gzip", &text);
+    assert!(bomb.len() < 10_000);
+    assert_eq!(read(JSON, "gzip", &[&bomb]), None);
+}
+
+#[test]
+fn an_endless_object_is_given_up_and_the_next_is_found() {
+    let long =
+        format!(r#"{{"usage":{{"prompt_tokens":5,"x":"{}"}},"usage":{{"prompt_tokens":7}}}}"#, "x".repeat(10_000));
+    assert_eq!(read(JSON, "", &[long.as_bytes()]), want(Some((7, 0, 0))));
+    let bytes: Vec<&[u8]> = long.as_bytes().chunks(1).collect();
+    assert_eq!(read(JSON, "", &bytes), want(Some((7, 0, 0))));
+}
+
+#[test]
+fn only_what_can_be_read_is_scanned() {
+    for (kind, coding, is_read) in [
+        ("application/json", "", true),
+        ("Application/JSON; charset=utf-8", "identity", true),
+        ("application/problem+json", "gzip", true),
+        ("text/event-stream", "deflate", true),
+        ("text/event-stream", "br", false),
+        ("application/json", "gzip, gzip", false),
+        ("text/html", "", false),
+        ("application/vnd.amazon.eventstream", "", false),
+        ("audio/mpeg", "", false),
+    ] {
+        assert_eq!(scanner(kind, coding).is_some(), is_read, "{kind} {coding}");
+    }
+    assert!(UsageScanner::for_response(&HeaderMap::new()).is_none());
+}
+
+proptest! {
+    #[test]
+    fn no_answer_breaks_the_scan(
+        is_lines in any::<bool>(),
+        coding in proptest::sample::select(&["", "gzip", "deflate"][..]),
+        chunks in proptest::collection::vec(prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..60),
+            "(\"usage\"|\"usageMetadata\"|\"prompt_tokens\"|:|,|\\{|\\}|\\[|\\]|\"|\\\\|[0-9]{1,30}|\n|\r| ){0,20}"
+                .prop_map(String::into_bytes),
+        ], 0..12),
+    ) {
+        let kind = if is_lines { EVENTS } else { JSON };
+        let parts: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        let whole = chunks.concat();
+        prop_assert_eq!(read(kind, coding, &parts), read(kind, coding, &[&whole]));
+        let packed = encoded("gzip", &whole);
+        prop_assert_eq!(read(kind, "gzip", &[&packed]), read(kind, "", &[&whole]));
+    }
+}
