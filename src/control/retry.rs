@@ -156,11 +156,15 @@ pub fn decide(
     Verdict::Retry { after }
 }
 
-/// A time the upstream named, plus up to a tenth, so that those who were told the same do not come back at once.
+/// A time the upstream named, plus up to a tenth and at most `SPREAD_MAX`, so that those who were told the same do not
+/// come back at once.
 #[must_use]
 pub fn spread(told: Duration, rng: &mut Rng) -> Duration {
-    told + rng.up_to(told / 10)
+    told + rng.up_to((told / 10).min(SPREAD_MAX))
 }
+
+/// What is waited longer is lost where a window has turned.
+const SPREAD_MAX: Duration = Duration::from_secs(1);
 
 /// Exponential backoff: `min(base·2^n + random(0, jitter), max)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
