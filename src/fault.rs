@@ -20,6 +20,14 @@ pub enum Fault {
     /// The request's body ended early or was malformed.
     #[error("the request body could not be read to its end")]
     BadBody,
+    /// The account is paused for longer than the request may wait.
+    #[error("the account is paused for {} more ({why}), longer than this request may wait", seconds(.retry_after))]
+    CannotWait {
+        /// When it opens again.
+        retry_after: Duration,
+        /// Why it is paused.
+        why: &'static str,
+    },
     /// The exchange took longer than `deadlines.total`.
     #[error("the exchange took longer than {} in all", seconds(.0))]
     Deadline(Duration),
@@ -46,6 +54,12 @@ pub enum Fault {
         /// For how long.
         waited: Duration,
         /// When a slot may be free.
+        retry_after: Duration,
+    },
+    /// The upstream said that a quota is spent, and it is not time to ask again.
+    #[error("the upstream said that the quota is spent; it is asked again in {}", seconds(.retry_after))]
+    Quota {
+        /// When it is asked again.
         retry_after: Duration,
     },
     /// The request body took too long to arrive.
@@ -92,12 +106,14 @@ impl std::fmt::Display for Unreached {
 pub enum FaultKind {
     BadBody,
     BadHead,
+    CannotWait,
     Deadline,
     Draining,
     FirstByteTimeout,
     NoRoute,
     QueueFull,
     QueueTimeout,
+    Quota,
     RequestTimeout,
     Unreachable,
     UpstreamProtocol,
@@ -105,15 +121,17 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in label order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::BadBody,
         Self::BadHead,
+        Self::CannotWait,
         Self::Deadline,
         Self::Draining,
         Self::FirstByteTimeout,
         Self::NoRoute,
         Self::QueueFull,
         Self::QueueTimeout,
+        Self::Quota,
         Self::RequestTimeout,
         Self::Unreachable,
         Self::UpstreamProtocol,
@@ -125,12 +143,14 @@ impl FaultKind {
         match self {
             Self::BadBody => "bad_body",
             Self::BadHead => "bad_head",
+            Self::CannotWait => "cannot_wait",
             Self::Deadline => "deadline",
             Self::Draining => "draining",
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::NoRoute => "no_route",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::Quota => "quota",
             Self::RequestTimeout => "request_timeout",
             Self::Unreachable => "unreachable",
             Self::UpstreamProtocol => "upstream_protocol",
@@ -145,12 +165,14 @@ impl Fault {
         match self {
             Self::BadBody => FaultKind::BadBody,
             Self::BadHead(_) => FaultKind::BadHead,
+            Self::CannotWait { .. } => FaultKind::CannotWait,
             Self::Deadline(_) => FaultKind::Deadline,
             Self::Draining => FaultKind::Draining,
             Self::FirstByteTimeout(_) => FaultKind::FirstByteTimeout,
             Self::NoRoute => FaultKind::NoRoute,
             Self::QueueFull { .. } => FaultKind::QueueFull,
             Self::QueueTimeout { .. } => FaultKind::QueueTimeout,
+            Self::Quota { .. } => FaultKind::Quota,
             Self::RequestTimeout => FaultKind::RequestTimeout,
             Self::Unreachable(_) => FaultKind::Unreachable,
             Self::UpstreamProtocol => FaultKind::UpstreamProtocol,
@@ -165,7 +187,7 @@ impl Fault {
             Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Draining | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::CannotWait { .. } | Self::QueueFull { .. } | Self::Quota { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unreachable(_) | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
         }
@@ -176,7 +198,10 @@ impl Fault {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Draining => Some(Duration::from_secs(1)),
-            Self::QueueFull { retry_after, .. } | Self::QueueTimeout { retry_after, .. } => Some(*retry_after),
+            Self::CannotWait { retry_after, .. }
+            | Self::QueueFull { retry_after, .. }
+            | Self::QueueTimeout { retry_after, .. }
+            | Self::Quota { retry_after } => Some(*retry_after),
             Self::BadBody
             | Self::BadHead(_)
             | Self::Deadline(_)
@@ -188,18 +213,20 @@ impl Fault {
         }
     }
 
-    /// Whether the client's own retry loop would only repeat what Tidegate already did: its retries are spent, or the
-    /// client has waited for as long as it may.
+    /// Whether the client's own retry loop would not help: it would only repeat what Tidegate already did, the client
+    /// has waited for as long as it may, or no wait in the scale of a request is long enough.
     #[must_use]
     pub fn final_answer(&self) -> bool {
         match self {
             Self::Deadline(_)
             | Self::FirstByteTimeout(_)
             | Self::QueueTimeout { .. }
+            | Self::Quota { .. }
             | Self::Unreachable(_)
             | Self::UpstreamProtocol => true,
             Self::BadBody
             | Self::BadHead(_)
+            | Self::CannotWait { .. }
             | Self::Draining
             | Self::NoRoute
             | Self::QueueFull { .. }
@@ -212,11 +239,13 @@ impl Fault {
     pub fn closes(&self) -> bool {
         match self {
             Self::BadBody | Self::BadHead(_) | Self::Draining | Self::RequestTimeout => true,
-            Self::Deadline(_)
+            Self::CannotWait { .. }
+            | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
             | Self::NoRoute
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
+            | Self::Quota { .. }
             | Self::Unreachable(_)
             | Self::UpstreamProtocol => false,
         }
@@ -252,6 +281,10 @@ impl Fault {
         let code = format!("tidegate_{}", self.kind().label());
         let status = self.status();
         let value = match shape {
+            // The family's own words: clients know them, and stop.
+            ErrorShape::Openai if self.kind() == FaultKind::Quota => json!({ "error": {
+                "message": message, "type": "insufficient_quota", "param": null, "code": "insufficient_quota",
+            }}),
             ErrorShape::Openai => json!({ "error": {
                 "message": message, "type": "tidegate_error", "param": null, "code": code,
             }}),
@@ -306,12 +339,14 @@ mod tests {
         let faults = [
             Fault::BadBody,
             Fault::BadHead("x"),
+            Fault::CannotWait { retry_after: second, why: "Retry-After" },
             Fault::Deadline(second),
             Fault::Draining,
             Fault::FirstByteTimeout(second),
             Fault::NoRoute,
             Fault::QueueFull { depth_max: 1, retry_after: second },
             Fault::QueueTimeout { waited: second, retry_after: second },
+            Fault::Quota { retry_after: second },
             Fault::RequestTimeout,
             Fault::Unreachable(Unreached::Dns),
             Fault::UpstreamProtocol,

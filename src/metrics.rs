@@ -10,10 +10,11 @@ use prometheus::{
 
 use crate::{
     control::{
+        cost::Usage,
         gate::{GateView, PauseReason},
         limit::ChangeReason,
         retry::Failure,
-        signals::Attribution,
+        signals::{Attribution, Budgets, Dimension},
     },
     fault::FaultKind,
 };
@@ -63,6 +64,8 @@ impl End {
 const OUTCOMES: [&str; 4] = ["accepted", "bounced", "ignored", "overloaded"];
 /// Both ways bytes go.
 const DIRECTIONS: [&str; 2] = ["request", "response"];
+/// Labels of `tidegate_tokens_total`.
+const TOKENS: [&str; 3] = ["cached", "input", "output"];
 /// Sides that hold connections.
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 
@@ -78,6 +81,7 @@ pub struct Metrics {
     limit_changes: IntCounterVec,
     pauses: IntCounterVec,
     relayed_bytes: IntCounterVec,
+    tokens: IntCounterVec,
     queue_wait: HistogramVec,
     first_byte: HistogramVec,
     exchange: HistogramVec,
@@ -154,6 +158,12 @@ impl Metrics {
                 "Body bytes passed on, by direction.",
                 &with("direction"),
             ),
+            tokens: counter(
+                &registry,
+                "tidegate_tokens_total",
+                "Tokens used, by kind, as far as answers were read for it; input includes cached.",
+                &with("kind"),
+            ),
             queue_wait: histogram(
                 &registry,
                 "tidegate_queue_wait_seconds",
@@ -205,6 +215,7 @@ impl Metrics {
             limit_changes: ChangeReason::ALL.map(|reason| with(&self.limit_changes, reason.label())),
             pauses: PauseReason::ALL.map(|reason| with(&self.pauses, reason.label())),
             relayed_bytes: DIRECTIONS.map(|direction| with(&self.relayed_bytes, direction)),
+            tokens: TOKENS.map(|kind| with(&self.tokens, kind)),
             queue_wait: self.queue_wait.with_label_values(&ids),
             first_byte: self.first_byte.with_label_values(&ids),
             exchange: self.exchange.with_label_values(&ids),
@@ -233,6 +244,11 @@ impl Metrics {
         let ceiling = gauge("tidegate_ceiling", "Hard maximum of attempts, where one is known.", &ids);
         let queued = gauge("tidegate_queue_depth", "Exchanges waiting.", &ids);
         let paused = gauge("tidegate_paused_seconds", "Time left until a paused account reopens.", &ids);
+        let pace = gauge(
+            "tidegate_pace_per_second",
+            "Requests per second that the tightest known rate allows, where one is known.",
+            &ids,
+        );
         let remaining = gauge(
             "tidegate_upstream_remaining",
             "What the upstream last said remains.",
@@ -250,9 +266,12 @@ impl Metrics {
             let left_s = view.paused.map_or(0.0, |(left, _)| left.as_secs_f64());
             let series = paused.with_label_values(&ids);
             series.set(series.get().max(left_s));
-            for (dimension, value) in [("requests", left.requests), ("tokens", left.tokens)] {
+            if let Some(value) = pace_of(&view) {
+                pace.with_label_values(&ids).add(value);
+            }
+            for (dimension, value) in left.iter() {
                 if let Some(value) = value {
-                    remaining.with_label_values(&[upstream, account, dimension]).set(value as f64);
+                    remaining.with_label_values(&[upstream, account, dimension.label()]).set(value as f64);
                 }
             }
         }
@@ -271,13 +290,30 @@ impl Default for Metrics {
     }
 }
 
-/// What the upstream last said remains.
+/// Requests per second that the tightest known rate allows: configured, reported or measured.
+#[must_use]
+pub fn pace_of(view: &GateView) -> Option<f64> {
+    let requests = view.rates.iter().filter(|rate| rate.dimension == Dimension::Requests);
+    // A rate that is being found out is 0 at first.
+    requests.map(|rate| rate.per_second).filter(|rate| *rate > 0.0).min_by(f64::total_cmp)
+}
+
+/// What the upstream last said remains, by dimension.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Remaining {
-    /// Requests.
-    pub requests: Option<u64>,
-    /// Tokens.
-    pub tokens: Option<u64>,
+pub struct Remaining([Option<u64>; Dimension::ALL.len()]);
+
+impl Remaining {
+    /// An answer reported these. What it does not mention stays.
+    pub fn update(&mut self, budgets: &Budgets) {
+        for (slot, dimension) in self.0.iter_mut().zip(Dimension::ALL) {
+            *slot = budgets.remaining(dimension).or(*slot);
+        }
+    }
+
+    /// All dimensions.
+    pub fn iter(&self) -> impl Iterator<Item = (Dimension, Option<u64>)> {
+        Dimension::ALL.into_iter().zip(self.0)
+    }
 }
 
 /// The handles of one account.
@@ -291,6 +327,7 @@ pub struct AccountMetrics {
     limit_changes: [IntCounter; ChangeReason::ALL.len()],
     pauses: [IntCounter; PauseReason::ALL.len()],
     relayed_bytes: [IntCounter; DIRECTIONS.len()],
+    tokens: [IntCounter; TOKENS.len()],
     /// Time an exchange waited for slots.
     pub queue_wait: Histogram,
     /// Time from sending an attempt to its response head.
@@ -342,6 +379,14 @@ impl AccountMetrics {
         let [up, down] = &self.relayed_bytes;
         up.inc_by(request);
         down.inc_by(response);
+    }
+
+    /// An answer said what it used.
+    pub fn used(&self, usage: &Usage) {
+        let [cached, input, output] = &self.tokens;
+        cached.inc_by(u64::from(usage.cached_tokens));
+        input.inc_by(u64::from(usage.input_tokens));
+        output.inc_by(u64::from(usage.output_tokens));
     }
 }
 

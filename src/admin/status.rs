@@ -1,8 +1,14 @@
 //! `/status`: what every account is doing now, as JSON.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::{clock, gate::Gate, proxy::Shared};
+use crate::{
+    clock,
+    control::{rates::RateView, signals::Dimension},
+    gate::Gate,
+    metrics,
+    proxy::Shared,
+};
 
 /// The whole page.
 pub(super) fn page(shared: &Shared) -> Value {
@@ -33,7 +39,8 @@ pub(super) fn page(shared: &Shared) -> Value {
 
 fn account(gate: &Gate) -> Value {
     let view = gate.view();
-    let remaining = gate.remaining();
+    let remaining: Map<String, Value> =
+        gate.remaining().iter().map(|(dimension, left)| (dimension.label().to_owned(), json!(left))).collect();
     json!({
         "upstream": gate.upstream(),
         "account": gate.account(),
@@ -43,12 +50,34 @@ fn account(gate: &Gate) -> Value {
         "queued": view.queued,
         "paused_seconds": view.paused.map_or(0.0, |(left, _)| left.as_secs_f64()),
         "paused_for": view.paused.map(|(_, reason)| reason.label()),
-        "served_per_second": (view.drain_per_second * 100.0).round() / 100.0,
-        "remaining": { "requests": remaining.requests, "tokens": remaining.tokens },
+        "served_per_second": rounded(view.drain_per_second),
+        "pace_per_second": metrics::pace_of(&view).map(rounded),
+        "delay_limit": view.delay_limit,
+        "rates": view.rates.iter().map(rate).collect::<Vec<_>>(),
+        "remaining": remaining,
+        "unknown_means": view.unknown_means.label(),
+        "quota_spent": view.quotas_spent > 0,
         "last_refusal": gate.last_refusal().map(|refusal| json!({
             "status": refusal.status,
             "attribution": refusal.attribution.label(),
-            "seconds_ago": clock::now().saturating_duration_since(refusal.at).as_secs(),
+            "dimension": refusal.dimension.map(Dimension::label),
+            "retry_after_seconds": refusal.retry_after.map(|told| told.as_secs_f64()),
+            "ago_seconds": clock::now().saturating_duration_since(refusal.at).as_secs(),
         })),
     })
+}
+
+fn rate(rate: &RateView) -> Value {
+    json!({
+        "dimension": rate.dimension.label(),
+        "source": rate.source.label(),
+        "per_second": rounded(rate.per_second),
+        "left": rate.left.map(rounded),
+        "limit": rate.limit,
+    })
+}
+
+/// Two digits after the point: nobody reads more.
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
 }

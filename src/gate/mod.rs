@@ -6,18 +6,27 @@
 mod permit;
 mod registry;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
     clock,
     control::{
-        gate::{Event, GateCore, GateSettings, GateView, PauseReason},
+        attempt::Attempt,
+        cost::Demand,
+        gate::{Event, GateCore, GateSettings, GateView, Heard, PauseReason, Turned, Waiter},
+        limit::Outcome,
         queue::{FlowId, Place, Ticket},
         retry::{Facts, Verdict},
-        signals::{Attribution, Signals},
+        signals::{Attribution, Dimension, Signals},
     },
     metrics::{AccountMetrics, Remaining},
     tasks::Tasks,
@@ -25,6 +34,9 @@ use crate::{
 
 pub use permit::Permit;
 pub use registry::{AccountKey, Accounts};
+
+/// The timer's own grain. A time that has passed already would spin, and one that is earlier by less is no news.
+const GRAIN: Duration = Duration::from_millis(1);
 
 /// Why the gate said no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +46,29 @@ pub enum Refusal {
         /// The bound that was met.
         depth_max: usize,
         /// When a place may be free.
-        retry_after: std::time::Duration,
+        retry_after: Duration,
+    },
+    /// The account is paused for longer than the caller can wait.
+    Hopeless {
+        /// When it opens again.
+        retry_after: Duration,
+        /// Why it is paused.
+        reason: PauseReason,
     },
     /// The deadline passed while waiting.
     TooLate {
         /// When a slot may be free.
-        retry_after: std::time::Duration,
+        retry_after: Duration,
     },
+}
+
+impl From<Turned> for Refusal {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Full { full: _, depth_max, retry_after } => Self::Full { depth_max, retry_after },
+            Turned::Hopeless { retry_after, reason } => Self::Hopeless { retry_after, reason },
+        }
+    }
 }
 
 /// The last refusal an account saw, for `/status`.
@@ -48,10 +76,14 @@ pub enum Refusal {
 pub struct LastRefusal {
     /// When.
     pub at: Instant,
-    /// Why.
+    /// Why, as it was understood.
     pub attribution: Attribution,
+    /// What it named as used up, where it did.
+    pub dimension: Option<Dimension>,
     /// The upstream's status.
     pub status: u16,
+    /// How long it asked to wait.
+    pub retry_after: Option<Duration>,
 }
 
 /// Admission to one account at one upstream.
@@ -60,16 +92,25 @@ pub struct Gate {
     upstream: Arc<str>,
     account: Arc<str>,
     state: Mutex<State>,
+    // A copy of what the core says, for a look without the lock.
+    wants_usage: AtomicBool,
+    /// A quota was found spent: whoever waits may wait in vain.
+    quota_news: Notify,
     /// Counters and histograms of this account.
     pub metrics: AccountMetrics,
     tasks: Tasks,
 }
 
+/// What wakes a waiter.
+type Wake = oneshot::Sender<Result<Permit, Refusal>>;
+
 #[derive(Debug)]
 struct State {
-    core: GateCore<oneshot::Sender<Permit>>,
-    /// When the next timer goes off.
+    core: GateCore<Wake>,
+    /// When the timer goes off.
     armed: Option<Instant>,
+    /// Tells its task that this is earlier than it was; gone with the task.
+    timer: Weak<Notify>,
     last_refusal: Option<LastRefusal>,
     remaining: Remaining,
     last_used: Instant,
@@ -86,14 +127,19 @@ impl Gate {
         metrics: AccountMetrics,
         tasks: Tasks,
     ) -> Self {
+        let now = clock::now();
         let state = State {
-            core: GateCore::new(settings, seed),
+            core: GateCore::new(settings, seed, now),
             armed: None,
+            timer: Weak::new(),
             last_refusal: None,
             remaining: Remaining::default(),
-            last_used: clock::now(),
+            last_used: now,
         };
-        Self { upstream, account, state: Mutex::new(state), metrics, tasks }
+        let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
+        let gate = Self { upstream, account, state, wants_usage, quota_news, metrics, tasks };
+        gate.note_wants(&gate.state.lock());
+        gate
     }
 
     /// Name of the upstream.
@@ -108,6 +154,42 @@ impl Gate {
         &self.account
     }
 
+    /// Whether it is worth knowing what requests used: tokens are counted, or a quota is spent. Only then all answers
+    /// are read for it.
+    #[must_use]
+    pub fn wants_usage(&self) -> bool {
+        self.wants_usage.load(Ordering::Relaxed)
+    }
+
+    /// The quota for this is spent, and it is not this request's turn to ask whether that is still so. Returns the time
+    /// until the next one may. Asked when a permit is there: a request that is not blocked is the one that asks.
+    #[must_use]
+    pub fn quota_blocks(&self, demand: &Demand) -> Option<Duration> {
+        if !self.wants_usage() {
+            return None;
+        }
+        self.state.lock().core.quota_blocks(demand, clock::now())
+    }
+
+    /// The same for a request that has not been admitted yet.
+    #[must_use]
+    pub fn quota_spent(&self, demand: &Demand) -> Option<Duration> {
+        if !self.wants_usage() {
+            return None;
+        }
+        self.state.lock().core.quota_spent(demand, clock::now())
+    }
+
+    /// Completes when the quota for this is found spent. Returns the time until somebody may ask again.
+    pub async fn quota_runs_out(&self, demand: &Demand) -> Duration {
+        loop {
+            self.quota_news.notified().await;
+            if let Some(left) = self.quota_spent(demand) {
+                return left;
+            }
+        }
+    }
+
     /// A new exchange: its place in the order of arrival, kept through all its attempts.
     #[must_use]
     pub fn arrive(&self) -> Place {
@@ -118,45 +200,51 @@ impl Gate {
 
     /// A slot at once, if one is free and nobody waits.
     #[must_use]
-    pub fn try_admit(self: &Arc<Self>) -> Option<Permit> {
+    pub fn try_admit(self: &Arc<Self>, demand: &Demand) -> Option<Permit> {
         let now = clock::now();
         let mut state = self.state.lock();
-        let entered = state.core.try_enter(now);
-        let in_flight = state.core.in_flight();
+        let attempt = state.core.try_enter(demand, now);
         self.arm(&mut state, now);
         let events = state.core.take_events();
         drop(state);
         self.report(events);
-        entered.then(|| Permit::new(Arc::clone(self), in_flight))
+        attempt.map(|attempt| Permit::new(Arc::clone(self), attempt))
     }
 
     /// Waits for a slot as a newcomer. Cancel-safe: dropping the future leaves the queue, and a slot that was granted
     /// in that instant goes back.
-    pub async fn admit(self: &Arc<Self>, flow: FlowId, place: Place, deadline: Instant) -> Result<Permit, Refusal> {
+    pub async fn admit(
+        self: &Arc<Self>,
+        flow: FlowId,
+        place: Place,
+        demand: Demand,
+        deadline: Instant,
+    ) -> Result<Permit, Refusal> {
         let waiting = {
             let now = clock::now();
-            let (sender, receiver) = oneshot::channel();
-            let ticket = (self.state.lock().core)
-                .enqueue(flow, place, sender, now)
-                .map_err(|turned| Refusal::Full { depth_max: turned.depth_max, retry_after: turned.retry_after })?;
-            let waiting = Waiting { gate: Arc::clone(self), ticket, receiver };
+            let (wake, receiver) = oneshot::channel();
+            let waiter = Waiter { demand, deadline, wake };
             // A slot may be free, or have become free a moment ago.
-            self.pump(now);
-            waiting
+            let ticket = self.act(now, |state| state.core.enqueue(flow, place, waiter, now))?;
+            Waiting::new(self, ticket, receiver)
         };
         waiting.granted(deadline).await
     }
 
     /// Waits for a slot again, at the old place, after a refused or failed attempt. Cancel-safe like
     /// [`admit`](Self::admit).
-    pub async fn readmit(self: &Arc<Self>, flow: FlowId, place: Place, deadline: Instant) -> Result<Permit, Refusal> {
+    pub async fn readmit(
+        self: &Arc<Self>,
+        flow: FlowId,
+        place: Place,
+        demand: Demand,
+        deadline: Instant,
+    ) -> Result<Permit, Refusal> {
         let waiting = {
-            let now = clock::now();
-            let (sender, receiver) = oneshot::channel();
-            let ticket = self.state.lock().core.requeue(flow, place, sender);
-            let waiting = Waiting { gate: Arc::clone(self), ticket, receiver };
-            self.pump(now);
-            waiting
+            let (wake, receiver) = oneshot::channel();
+            let waiter = Waiter { demand, deadline, wake };
+            let ticket = self.act(clock::now(), |state| state.core.requeue(flow, place, waiter));
+            Waiting::new(self, ticket, receiver)
         };
         waiting.granted(deadline).await
     }
@@ -168,37 +256,8 @@ impl Gate {
     }
 
     /// How long a connect took.
-    pub fn note_connect(&self, took: std::time::Duration) {
+    pub fn note_connect(&self, took: Duration) {
         self.state.lock().core.note_connect(took);
-    }
-
-    /// What an answer said about the account. Pauses it if that is what it said.
-    pub fn note_signals(self: &Arc<Self>, signals: &Signals, refused: Option<(Attribution, u16)>) {
-        let now = clock::now();
-        let mut state = self.state.lock();
-        if signals.requests_remaining.is_some() || signals.tokens_remaining.is_some() {
-            state.remaining = Remaining {
-                requests: signals.requests_remaining.or(state.remaining.requests),
-                tokens: signals.tokens_remaining.or(state.remaining.tokens),
-            };
-        }
-        if let Some((attribution, status)) = refused {
-            state.last_refusal = Some(LastRefusal { at: now, attribution, status });
-        }
-        let told = signals.retry_after.map(|told| (told, PauseReason::RetryAfter));
-        let exhausted = signals.exhausted_for.map(|told| (told, PauseReason::Exhausted));
-        let pause = match refused.map(|(attribution, _)| attribution) {
-            // A spent quota does not come back by waiting: nobody else is held up for it.
-            Some(Attribution::Quota) => None,
-            // Too many in flight is no matter of time.
-            Some(Attribution::Ceiling) | None => exhausted,
-            Some(Attribution::Overload | Attribution::Rate | Attribution::Unknown) => told.or(exhausted),
-        };
-        if let Some((during, reason)) = pause.filter(|(during, _)| !during.is_zero()) {
-            state.core.pause(during, reason, now);
-            self.arm(&mut state, now);
-            self.report(state.core.take_events());
-        }
     }
 
     /// A copy of all numbers.
@@ -221,8 +280,11 @@ impl Gate {
 
     /// Takes new settings; running attempts and waiters stay.
     pub fn retune(self: &Arc<Self>, settings: GateSettings) {
-        self.state.lock().core.retune(settings);
-        self.pump(clock::now());
+        let now = clock::now();
+        self.act(now, |state| {
+            state.core.retune(settings, now);
+            self.note_wants(state);
+        });
     }
 
     /// Since when nobody has been inside or waiting; `None`: somebody is.
@@ -231,117 +293,213 @@ impl Gate {
         state.core.is_idle().then_some(state.last_used)
     }
 
-    fn cancel(&self, ticket: Ticket) -> bool {
-        self.state.lock().core.cancel(ticket)
+    /// Leaves the queue. `false`: an answer is there already. Whoever stood behind may now be able to leave, or at
+    /// least sooner: asking that costs little more than asking whether it was the first in line.
+    fn cancel(self: &Arc<Self>, ticket: Ticket) -> bool {
+        let now = clock::now();
+        self.act(now, |state| state.core.cancel(ticket))
     }
 
-    fn wait_estimate(&self) -> std::time::Duration {
+    fn wait_estimate(&self) -> Duration {
         self.state.lock().core.wait_estimate(clock::now())
     }
 
-    /// Hands out every slot that is free. Iterative: a queue full of waiters that vanished cannot recurse.
-    fn pump(self: &Arc<Self>, now: Instant) {
-        let mut vanished = 0;
-        loop {
-            let mut grants = Vec::new();
-            let events = {
-                let mut state = self.state.lock();
-                for _ in 0..std::mem::take(&mut vanished) {
-                    // Nothing was sent with it: as if it had never been granted.
-                    state.core.leave(true, now);
-                }
-                while let Some(sender) = state.core.next_grant(now) {
-                    grants.push((sender, state.core.in_flight()));
-                }
-                self.arm(&mut state, now);
-                state.core.take_events()
+    /// What was heard of an attempt. Returns the outcome as it is understood.
+    fn learn(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        heard: &Heard,
+        said: Option<(u16, &Signals)>,
+        now: Instant,
+    ) -> Outcome {
+        let (outcome, refusal) = self.act(now, |state| {
+            let outcome = state.core.observe(attempt, heard, now);
+            let attribution = match outcome {
+                Outcome::Bounced(attribution) => Some(attribution),
+                Outcome::Overloaded => Some(Attribution::Overload),
+                Outcome::Accepted | Outcome::Ignored => None,
             };
-            self.report(events);
-            if grants.is_empty() {
-                return;
+            let refusal = attribution.zip(said).map(|(attribution, (status, signals))| LastRefusal {
+                at: now,
+                attribution,
+                dimension: signals.refused,
+                status,
+                retry_after: signals.retry_after,
+            });
+            state.last_refusal = refusal.or(state.last_refusal);
+            state.remaining.update(&heard.signals.budgets);
+            self.note_wants(state);
+            (outcome, refusal)
+        });
+        self.metrics.attempt(outcome.label());
+        if let Some(refusal) = refusal {
+            self.metrics.refused(refusal.attribution);
+        }
+        outcome
+    }
+
+    fn note_wants(&self, state: &State) {
+        self.wants_usage.store(state.core.wants_demand(), Ordering::Relaxed);
+    }
+
+    /// Does something to the state, then hands out every slot that is free and tells those whose wait has become
+    /// pointless. Iterative: a queue full of waiters that vanished cannot recurse.
+    fn act<T>(self: &Arc<Self>, now: Instant, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut vanished = Vec::new();
+        let mut state = self.state.lock();
+        let done = act(&mut state);
+        loop {
+            for attempt in vanished.drain(..) {
+                // Nothing was sent with it: as if it had never been granted.
+                state.core.forfeit(&attempt, now);
             }
-            for (sender, in_flight) in grants {
-                if let Err(permit) = sender.send(Permit::new(Arc::clone(self), in_flight)) {
-                    permit.forfeit();
-                    vanished += 1;
+            let grants: Vec<_> = std::iter::from_fn(|| state.core.next_grant(now)).collect();
+            let hopeless = state.core.take_hopeless(now);
+            self.arm(&mut state, now);
+            let events = state.core.take_events();
+            drop(state);
+            self.report(events);
+            for (wake, turned) in hopeless {
+                // Whoever has left meanwhile need not be told.
+                drop(wake.send(Err(turned.into())));
+            }
+            for (wake, attempt) in grants {
+                if let Err(Ok(permit)) = wake.send(Ok(Permit::new(Arc::clone(self), attempt))) {
+                    vanished.push(permit.forfeit());
                 }
             }
-            if vanished == 0 {
-                return;
+            if vanished.is_empty() {
+                return done;
             }
+            state = self.state.lock();
         }
     }
 
-    /// Sees to it that [`pump`](Self::pump) runs when the core wants it.
+    /// Sees to it that somebody looks again when the core wants it. There is one timer: it is set anew, and ends when
+    /// there is nothing to wait for.
     fn arm(self: &Arc<Self>, state: &mut State, now: Instant) {
         let Some(at) = state.core.wake_at(now) else { return };
-        if state.armed.is_some_and(|armed| armed <= at && armed > now) {
+        let at = at.max(now + GRAIN);
+        let timer = state.timer.upgrade();
+        if timer.is_some() && state.armed.is_some_and(|armed| armed <= at + GRAIN && armed > now) {
             return;
         }
-        // A time that has passed already would spin; a millisecond is the timer's own grain.
-        let at = at.max(now + std::time::Duration::from_millis(1));
         state.armed = Some(at);
-        let gate = Arc::downgrade(self);
+        if let Some(timer) = timer {
+            timer.notify_one();
+            return;
+        }
+        let (gate, timer) = (Arc::downgrade(self), Arc::new(Notify::new()));
+        state.timer = Arc::downgrade(&timer);
         self.tasks.spawn("gate timer", async move {
-            tokio::time::sleep_until(at.into()).await;
-            let Some(gate) = gate.upgrade() else { return };
-            let now = clock::now();
-            gate.state.lock().armed.take_if(|armed| *armed <= now);
-            gate.pump(now);
+            let mut at = at;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {}
+                    () = timer.notified() => {}
+                }
+                let Some(next) = gate.upgrade().and_then(|gate| gate.tick()) else { return };
+                at = next;
+            }
         });
     }
 
+    /// Looks again if it is time. Returns when to come back; `None`: nothing is to be waited for.
+    fn tick(self: &Arc<Self>) -> Option<Instant> {
+        let now = clock::now();
+        if self.state.lock().armed.take_if(|armed| *armed <= now).is_some() {
+            self.act(now, |_| ());
+        }
+        let mut state = self.state.lock();
+        if state.armed.is_none() {
+            state.timer = Weak::new();
+        }
+        state.armed
+    }
+
     fn report(&self, events: Vec<Event>) {
+        let (upstream, account) = (self.upstream(), self.account());
         for event in events {
             match event {
                 Event::Limit(change) => {
                     self.metrics.limit_changed(change.reason);
                     tracing::debug!(
-                        upstream = %self.upstream, account = %self.account, from = change.from, to = change.to,
-                        reason = change.reason.label(), "limit changed"
+                        upstream,
+                        account,
+                        from = change.from,
+                        to = change.to,
+                        reason = change.reason.label(),
+                        "limit changed"
                     );
+                }
+                Event::Mind { verdict } => {
+                    let verdict = verdict.label();
+                    tracing::info!(upstream, account, "refusals without a word are now taken for a {verdict}");
                 }
                 Event::Paused { reason, during } => {
                     self.metrics.paused(reason);
-                    tracing::info!(
-                        upstream = %self.upstream, account = %self.account, reason = reason.label(),
-                        for_ms = during.as_millis() as u64, "account paused"
+                    let for_ms = during.as_millis() as u64;
+                    tracing::info!(upstream, account, reason = reason.label(), for_ms, "account paused");
+                }
+                Event::Quota { spent: true } => {
+                    self.quota_news.notify_waiters();
+                    tracing::warn!(
+                        upstream,
+                        account,
+                        "a quota is spent; until it is back, few requests for it are sent"
                     );
+                }
+                Event::Quota { spent: false } => {
+                    tracing::info!(upstream, account, "a quota that was spent is back");
                 }
             }
         }
     }
 }
 
-/// A place in the queue. Dropping it leaves the queue; a permit that was granted meanwhile is dropped with `receiver`.
+/// A place in the queue. Dropping it leaves the queue, and gives back a slot that was granted meanwhile.
 struct Waiting {
     gate: Arc<Gate>,
     ticket: Ticket,
-    receiver: oneshot::Receiver<Permit>,
+    receiver: oneshot::Receiver<Result<Permit, Refusal>>,
+    /// The answer was received, or can no longer come.
+    over: bool,
 }
 
 impl Waiting {
+    fn new(gate: &Arc<Gate>, ticket: Ticket, receiver: oneshot::Receiver<Result<Permit, Refusal>>) -> Self {
+        Self { gate: Arc::clone(gate), ticket, receiver, over: false }
+    }
+
     async fn granted(mut self, deadline: Instant) -> Result<Permit, Refusal> {
-        match tokio::time::timeout_at(deadline.into(), &mut self.receiver).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The sender lives in the queue until it is used; if it went away the gate did.
-            Ok(Err(_)) => Err(Refusal::TooLate { retry_after: self.gate.wait_estimate() }),
-            Err(_elapsed) => {
-                // Granted in this very instant? Then it counts.
-                if !self.gate.cancel(self.ticket)
-                    && let Ok(permit) = self.receiver.try_recv()
-                {
-                    return Ok(permit);
-                }
-                Err(Refusal::TooLate { retry_after: self.gate.wait_estimate() })
+        let answer = match tokio::time::timeout_at(deadline.into(), &mut self.receiver).await {
+            Ok(answer) => {
+                self.over = true;
+                answer.ok()
             }
+            // Granted in this very instant? Then it counts.
+            Err(_elapsed) => self.leave(),
+        };
+        // The sender lives in the queue until it is used; if it went away the gate did.
+        answer.unwrap_or_else(|| Err(Refusal::TooLate { retry_after: self.gate.wait_estimate() }))
+    }
+
+    /// Leaves the queue. Returns the answer if there was one already.
+    fn leave(&mut self) -> Option<Result<Permit, Refusal>> {
+        if std::mem::replace(&mut self.over, true) || self.gate.cancel(self.ticket) {
+            return None;
         }
+        // From here on whoever hands over a permit keeps it.
+        self.receiver.close();
+        self.receiver.try_recv().ok()
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.gate.cancel(self.ticket);
+        if let Some(Ok(permit)) = self.leave() {
+            permit.unused();
+        }
     }
 }
 

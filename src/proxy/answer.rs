@@ -1,23 +1,21 @@
 //! What a response head means, and the bodies of answers that may lead to another attempt.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::{
+    clock,
     control::{
         limit::Outcome,
         retry::Failure,
         signals::{Attribution, Signals},
     },
-    provider::refusal,
+    provider::{presets::Preset, refusal},
     upstream::Hold,
 };
 
@@ -27,6 +25,12 @@ use super::{head, record::Record, relay::OutBody};
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 /// Time such a body may take.
 const REFUSAL_READ_MAX: Duration = Duration::from_secs(10);
+/// The same for an error that only might be a refusal: what takes longer is passed on as it comes.
+const SUSPECT_READ_MAX: Duration = Duration::from_secs(1);
+/// An error that is about the request nearly always is read if it is JSON of at most so many bytes.
+const SUSPECT_BYTES_MAX: u64 = 16 * 1024;
+/// Errors that are about the request nearly always, and some providers' words for "no money" or "too fast".
+const SUSPECTS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::PAYMENT_REQUIRED, StatusCode::FORBIDDEN];
 
 /// Groq's "flex tier at capacity": not processed.
 const CAPACITY_EXCEEDED: u16 = 498;
@@ -51,10 +55,28 @@ pub(super) fn outcome_of(status: StatusCode) -> Outcome {
     if status.is_client_error() || status.is_server_error() { Outcome::Ignored } else { Outcome::Accepted }
 }
 
-/// An answer that may lead to another attempt, its body read.
-pub(super) struct Failing {
-    /// What it is.
-    pub failure: Failure,
+/// Whether an error that is passed on as a rule may be a refusal after all, so that its body has to be read. Nothing
+/// that is large or streams is.
+#[must_use]
+pub(super) fn may_refuse<B: Body>(response: &Response<B>, signals: &Signals) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    let length = response.body().size_hint().exact();
+    let is_bounded = kind != b"text/event-stream" && length.is_none_or(|bytes| bytes <= REFUSAL_BYTES_MAX as u64);
+    let is_short_json = || kind.ends_with(b"json") && length.is_some_and(|bytes| bytes <= SUSPECT_BYTES_MAX);
+    let told = || signals.retry_after.is_some() || signals.budgets.iter().any(|budget| budget.remaining == 0);
+    match response.status() {
+        StatusCode::PAYMENT_REQUIRED => is_bounded,
+        StatusCode::FORBIDDEN => is_short_json() || (is_bounded && told()),
+        StatusCode::BAD_REQUEST => is_short_json(),
+        _ => false,
+    }
+}
+
+/// An answer whose body was read before it is decided what becomes of it.
+pub(super) struct Examined {
+    /// What failure it is; `None`: none, it is to be passed on.
+    pub failure: Option<Failure>,
     /// What it said.
     pub signals: Signals,
     head: response::Parts,
@@ -62,44 +84,57 @@ pub(super) struct Failing {
 }
 
 enum Held {
-    Whole(Bytes),
-    /// Longer than is held; the rest comes as it comes.
+    Whole {
+        data: Bytes,
+        trailers: Option<Box<HeaderMap>>,
+        /// Its length was known from the start.
+        announced: bool,
+    },
+    /// Longer than is held, or slow; the rest comes as it comes.
     Part(Bytes, Box<(Incoming, Hold)>),
 }
 
-impl Failing {
+impl Examined {
     /// Reads the body, tells the limit, and gives the slot back if the answer is complete. `None`: it broke off.
-    pub(super) async fn read(failure: Failure, response: Response<Incoming>, mut hold: Hold) -> Option<Self> {
+    ///
+    /// `failure` is what the head says; of an error that [`may_refuse`] the body has the last word.
+    pub(super) async fn read(
+        failure: Option<Failure>,
+        preset: Preset,
+        response: Response<Incoming>,
+        mut hold: Hold,
+    ) -> Option<Self> {
         let (head, mut body) = response.into_parts();
-        let (data, whole) =
-            tokio::time::timeout(REFUSAL_READ_MAX, up_to(&mut body, REFUSAL_BYTES_MAX, hold.is_http1()))
-                .await
-                .ok()??;
-        let said = refusal::read(head.status, &head.headers, &data, SystemTime::now());
-        let attribution = match failure {
-            Failure::Bounced(_) => Some(said.attribution),
-            // 503 and its kin are about capacity, whatever else they say.
-            Failure::Overload => Some(Attribution::Overload),
-            Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => None,
-        };
-        let (failure, outcome) = match (failure, attribution) {
-            (Failure::Bounced(_), Some(attribution)) => (Failure::Bounced(attribution), Outcome::Bounced(attribution)),
-            (Failure::Overload, _) => (failure, Outcome::Overloaded),
-            (failure, _) => (failure, Outcome::Ignored),
-        };
-        if let Some(permit) = hold.permit() {
-            permit.observe(outcome);
-            let gate = Arc::clone(permit.gate());
-            gate.note_signals(&said.signals, attribution.map(|attribution| (attribution, head.status.as_u16())));
-            if let Some(attribution) = attribution {
-                gate.metrics.refused(attribution);
+        let announced = body.size_hint().exact().is_some();
+        let patience = if failure.is_some() { REFUSAL_READ_MAX } else { SUSPECT_READ_MAX };
+        let read = up_to(&mut body, REFUSAL_BYTES_MAX, patience, hold.is_http1()).await?;
+        let said = refusal::read(preset, head.status, &head.headers, &read.data, SystemTime::now());
+        let outcome = match (failure, said.attribution) {
+            (_, Attribution::Ceiling | Attribution::Rate | Attribution::Quota) if SUSPECTS.contains(&head.status) => {
+                Outcome::Bounced(said.attribution)
             }
-        }
-        let body = if whole {
+            (Some(Failure::Bounced(_)), attribution) => Outcome::Bounced(attribution),
+            // 503 and its kin are about capacity, whatever else they say.
+            (Some(Failure::Overload), _) => Outcome::Overloaded,
+            (Some(Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached) | None, _) => {
+                Outcome::Ignored
+            }
+        };
+        let outcome = match hold.permit() {
+            Some(permit) => permit.observe(outcome, Some((head.status.as_u16(), &said.signals))),
+            None => outcome,
+        };
+        let failure = match outcome {
+            Outcome::Bounced(attribution) => Some(Failure::Bounced(attribution)),
+            // A 429 may speak of overload too.
+            Outcome::Overloaded => Some(Failure::Overload),
+            Outcome::Accepted | Outcome::Ignored => failure,
+        };
+        let body = if read.whole {
             hold.finish();
-            Held::Whole(data)
+            Held::Whole { data: read.data, trailers: read.trailers, announced }
         } else {
-            Held::Part(data, Box::new((body, hold)))
+            Held::Part(read.data, Box::new((body, hold)))
         };
         Some(Self { failure, signals: said.signals, head, body })
     }
@@ -119,9 +154,9 @@ impl Failing {
         record.status = head.status.as_u16();
         prepare(&mut head);
         let body = match self.body {
-            Held::Whole(data) => {
+            Held::Whole { data, trailers, announced } => {
                 record.end = crate::metrics::End::Complete;
-                OutBody::full(data, record)
+                OutBody::held(data, trailers, announced, record)
             }
             Held::Part(prefix, rest) => OutBody::relay(prefix, rest.0, rest.1, idle_max, end_by, record),
         };
@@ -132,7 +167,7 @@ impl Failing {
     #[must_use]
     pub(super) fn set_aside(self) -> Option<Self> {
         match self.body {
-            Held::Whole(_) => Some(self),
+            Held::Whole { .. } => Some(self),
             Held::Part(..) => None,
         }
     }
@@ -157,19 +192,35 @@ fn drop_unknown_reason(head: &mut response::Parts) {
     }
 }
 
-/// Reads up to `max` bytes; the flag says whether that was all. `None`: it broke off.
-async fn up_to(body: &mut Incoming, max: usize, http1: bool) -> Option<(Bytes, bool)> {
-    let mut data = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(piece) = frame.ok()?.into_data() {
-            data.extend_from_slice(&piece);
+/// What was read of a body.
+struct Read {
+    data: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+    /// That was all.
+    whole: bool,
+}
+
+/// Reads until there are more than `max` bytes, for as long as `patience`. `None`: it broke off.
+async fn up_to(body: &mut Incoming, max: usize, patience: Duration, http1: bool) -> Option<Read> {
+    let until = clock::now() + patience;
+    let (mut data, mut trailers) = (BytesMut::new(), None);
+    loop {
+        match tokio::time::timeout_at(until.into(), body.frame()).await {
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
+            },
+            Ok(Some(Err(_))) => return None,
+            // HTTP/2's reset with NO_ERROR looks like an end, but the stream knows better.
+            Ok(None) => {
+                return (http1 || body.is_end_stream()).then(|| Read { data: data.freeze(), trailers, whole: true });
+            }
+            Err(_elapsed) => return Some(Read { data: data.freeze(), trailers: None, whole: false }),
         }
         if data.len() > max {
-            return Some((data.freeze(), false));
+            return Some(Read { data: data.freeze(), trailers: None, whole: false });
         }
     }
-    // HTTP/2's reset with NO_ERROR looks like an end, but the stream knows better.
-    (http1 || body.is_end_stream()).then(|| (data.freeze(), true))
 }
 
 /// When the client gives up by itself, as far as its headers tell: the SDKs' own read timeouts, in seconds.

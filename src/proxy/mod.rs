@@ -6,7 +6,9 @@ mod record;
 mod relay;
 mod request_body;
 mod route;
+mod turn;
 mod upgrade;
+mod usage;
 
 use std::{
     convert::Infallible,
@@ -14,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -28,24 +30,24 @@ use crate::{
     config::Trace,
     control::{
         limit::Outcome,
-        queue::{FlowId, Place},
         retry::{Facts, Failure, Verdict},
-        signals::Signals,
+        signals::{Attribution, Signals},
     },
     fault::{Fault, Unreached},
-    gate::{Gate, Permit, Refusal},
+    gate::{Gate, Permit},
     metrics::{End, Metrics},
-    provider::{presets::Preset, signals},
+    provider::{demand, presets::Preset, signals},
     tasks::Tasks,
     upstream::{Connector, Failed, Hold, Pool, SendBody, Want},
 };
 
-use answer::Failing;
+use answer::Examined;
 use record::Record;
 pub use relay::{Cut, OutBody};
 pub use request_body::BufferBudget;
 use request_body::RequestBody;
 pub use route::{Route, Snapshot};
+use turn::Turn;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -95,7 +97,7 @@ impl Engine {
             Err(fault) => fault,
         };
         let response = fault.response(shape, &method, http1);
-        let Some(mut record) = record else { return Ok(response.map(|data| OutBody::Full { data, record: None })) };
+        let Some(mut record) = record else { return Ok(response.map(|data| OutBody::own(data, None))) };
         if record.gate.is_none() {
             self.shared.metrics.fault_without_account(fault.kind());
         }
@@ -106,7 +108,7 @@ impl Engine {
         if snapshot.config.trace == Trace::Headers {
             record.write_trace(response.headers_mut());
         }
-        Ok(response.map(|data| OutBody::full(data, record)))
+        Ok(response.map(|data| OutBody::own(data, Some(record))))
     }
 
     /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`].
@@ -150,7 +152,8 @@ impl Engine {
         head.uri = Uri::from(path);
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
-        let turn = Turn { gate, flow, place: None, deadline: noted.started + wait, wait };
+        let demand = demand::demand(&head.headers, head.uri.path(), body.held());
+        let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };
         let mut story =
             Story { engine: self, route: &route, head: &mut head, turn, want, keyed, failures: 0, last: None };
@@ -164,7 +167,7 @@ impl Engine {
         let answer = match answered {
             Ok(answer) => answer,
             // The upstream's own last word says more than ours.
-            Err(fault) => Answer::Failing(story.last.take().ok_or(fault)?, true),
+            Err(fault) => Answer::Examined(story.last.take().ok_or(fault)?, true),
         };
         drop(story);
         let Some(mut record) = record.take() else { return Err(Fault::BadBody) };
@@ -175,19 +178,20 @@ impl Engine {
             headers
         });
         let mut response = match answer {
-            Answer::Failing(failing, spent) => failing.into_response(spent, settings.deadlines.idle, end_by, record),
+            Answer::Examined(examined, spent) => examined.into_response(spent, settings.deadlines.idle, end_by, record),
             Answer::Good(good) if good.0.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
                 let (response, hold) = *good;
                 self.join(response, hold, asked, record)
             }
             Answer::Good(good) => {
-                let (response, hold) = *good;
+                let (response, mut hold) = *good;
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
+                let reader = usage::reader(&head, hold.permit().is_some_and(|permit| permit.gate().wants_usage()));
                 answer::prepare(&mut head);
                 let body = OutBody::relay(bytes::Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
-                Response::from_parts(head, body)
+                Response::from_parts(head, body.reading(reader))
             }
         };
         response.headers_mut().extend(trace.unwrap_or_default());
@@ -208,7 +212,7 @@ impl Engine {
         }
         let (mut head, _) = response.into_parts();
         answer::prepare(&mut head);
-        Response::from_parts(head, OutBody::Full { data: bytes::Bytes::new(), record: None })
+        Response::from_parts(head, OutBody::own(bytes::Bytes::new(), None))
     }
 
     /// This thread's connections to an upstream.
@@ -227,47 +231,10 @@ impl Engine {
 
 /// What the client gets in the end.
 enum Answer {
-    /// A failure that is passed on; the flag says that retries were made and did not help.
-    Failing(Box<Failing>, bool),
+    /// What was read already; the flag says that it failed, and that retries were made and did not help.
+    Examined(Box<Examined>, bool),
     /// Everything else.
     Good(Box<(Response<Incoming>, Hold)>),
-}
-
-/// An exchange's place at the gate.
-struct Turn {
-    gate: Arc<Gate>,
-    flow: FlowId,
-    /// Kept through all attempts.
-    place: Option<Place>,
-    deadline: Instant,
-    wait: Duration,
-}
-
-impl Turn {
-    async fn permit(&mut self, head: &mut request::Parts, body: &mut RequestBody) -> Result<Permit, Fault> {
-        let admitted = match self.place {
-            Some(place) => self.gate.readmit(self.flow, place, self.deadline).await,
-            None => {
-                let place = *self.place.insert(self.gate.arrive());
-                match self.gate.try_admit() {
-                    Some(permit) => Ok(permit),
-                    None => {
-                        head::compact(head);
-                        body.compact();
-                        self.gate.admit(self.flow, place, self.deadline).await
-                    }
-                }
-            }
-        };
-        admitted.map_err(|refusal| match refusal {
-            Refusal::Full { depth_max, retry_after } => Fault::QueueFull { depth_max, retry_after },
-            Refusal::TooLate { retry_after } => Fault::QueueTimeout { waited: self.wait, retry_after },
-        })
-    }
-
-    fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(clock::now())
-    }
 }
 
 /// The attempts of one exchange.
@@ -281,7 +248,7 @@ struct Story<'a> {
     /// Failed attempts; refusals (429) are not among them.
     failures: u32,
     /// The last answer that was not passed on.
-    last: Option<Box<Failing>>,
+    last: Option<Box<Examined>>,
 }
 
 impl Story<'_> {
@@ -308,15 +275,20 @@ impl Story<'_> {
             record.upstream += clock::now().saturating_duration_since(began);
             let trouble = match sent {
                 Ok((response, hold)) => match Box::pin(self.heard(response, hold)).await? {
-                    Heard::Good(good) => return Ok(Answer::Good(good)),
+                    Heard::Final(answer) => return Ok(answer),
                     Heard::Trouble(trouble) => trouble,
                 },
-                Err(failed) => self.failed(failed, body)?,
+                Err(failed) => Box::new(self.failed(failed, body)?),
             };
+            match trouble.failure {
+                Failure::Bounced(attribution) => record.refused(attribution),
+                Failure::Overload => record.refused(Attribution::Overload),
+                Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
+            }
             let verdict = self.verdict(&trouble, body.is_replayable());
             let Verdict::Retry { after } = verdict else {
                 return match trouble.cause {
-                    Cause::Answer(failing) => Ok(Answer::Failing(failing, record.attempts > 1)),
+                    Cause::Answer(answer) => Ok(Answer::Examined(answer, record.attempts > 1)),
                     Cause::Fault(fault) => Err(fault),
                 };
             };
@@ -328,8 +300,8 @@ impl Story<'_> {
                 after_ms = after.as_millis() as u64,
                 "attempt is made again"
             );
-            if let Cause::Answer(failing) = trouble.cause {
-                self.last = failing.set_aside().map(Box::new);
+            if let Cause::Answer(answer) = trouble.cause {
+                self.last = answer.set_aside().map(Box::new);
             }
             if !after.is_zero() {
                 let refused = self.engine.shared.refuse_waiting.run_until_cancelled(tokio::time::sleep(after));
@@ -356,36 +328,42 @@ impl Story<'_> {
         if status == StatusCode::SWITCHING_PROTOCOLS && self.want != Want::Http1 {
             return Err(Fault::UpstreamProtocol);
         }
-        let said = signals::from_head(status, response.headers(), SystemTime::now());
-        let Some(failure) = answer::failure_of(status, &said) else {
+        let preset = self.route.settings.preset;
+        let said = signals::from_head(preset, status, response.headers(), SystemTime::now());
+        let failure = answer::failure_of(status, &said);
+        let may_refuse = answer::may_refuse(&response, &said);
+        if failure.is_none() && !may_refuse {
             if let Some(permit) = hold.permit() {
-                permit.observe(answer::outcome_of(status));
-                Arc::clone(permit.gate()).note_signals(&said, None);
+                permit.observe(answer::outcome_of(status), Some((status.as_u16(), &said)));
             }
-            return Ok(Heard::Good(Box::new((response, hold))));
-        };
+            return Ok(Heard::Final(Answer::Good(Box::new((response, hold)))));
+        }
         let reused = hold.reused();
-        Ok(Heard::Trouble(match Failing::read(failure, response, hold).await {
-            Some(failing) => Trouble {
-                failure: failing.failure,
-                signals: failing.signals,
-                reused: false,
-                cause: Cause::Answer(Box::new(failing)),
-            },
-            None => Trouble {
+        let Some(examined) = Examined::read(failure, preset, response, hold).await else {
+            return Ok(Heard::Trouble(Box::new(Trouble {
                 failure: Failure::Broken,
                 signals: Signals::default(),
                 reused,
                 cause: Cause::Fault(Fault::UpstreamProtocol),
-            },
-        }))
+            })));
+        };
+        let examined = Box::new(examined);
+        Ok(match examined.failure {
+            None => Heard::Final(Answer::Examined(examined, false)),
+            Some(failure) => Heard::Trouble(Box::new(Trouble {
+                failure,
+                signals: examined.signals,
+                reused: false,
+                cause: Cause::Answer(examined),
+            })),
+        })
     }
 
     /// No response head arrived.
     fn failed(&self, failed: Failed, body: &mut RequestBody) -> Result<Trouble, Fault> {
         let observe = |permit: Option<Permit>, outcome| {
             if let Some(mut permit) = permit {
-                permit.observe(outcome);
+                permit.observe(outcome, None);
             }
         };
         let (failure, reused, fault) = match failed {
@@ -431,8 +409,8 @@ impl Story<'_> {
 }
 
 enum Heard {
-    Good(Box<(Response<Incoming>, Hold)>),
-    Trouble(Trouble),
+    Final(Answer),
+    Trouble(Box<Trouble>),
 }
 
 /// An attempt that may be made again.
@@ -445,7 +423,7 @@ struct Trouble {
 
 /// What the client gets if it is not made again.
 enum Cause {
-    Answer(Box<Failing>),
+    Answer(Box<Examined>),
     Fault(Fault),
 }
 

@@ -7,7 +7,10 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{clock, fault::FaultKind, gate::Gate, metrics::End, upstream::Upload};
+use crate::{clock, control::signals::Attribution, fault::FaultKind, gate::Gate, metrics::End, upstream::Upload};
+
+/// Refusals of one exchange that `trace: headers` shows; later ones are only counted.
+const REFUSALS_SHOWN: usize = 8;
 
 /// The record of an exchange. Dropping it counts and logs it.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Record {
     pub gate: Option<Arc<Gate>>,
     /// Attempts that left.
     pub attempts: u32,
+    /// Why the first attempts that were refused were.
+    refusals: [Option<Attribution>; REFUSALS_SHOWN],
     /// Time spent waiting: for slots, for pauses, between attempts, for the client's body.
     pub waited: Duration,
     /// Thereof in the gate's queue.
@@ -46,6 +51,7 @@ impl Record {
             started: clock::now(),
             gate: None,
             attempts: 0,
+            refusals: [None; REFUSALS_SHOWN],
             waited: Duration::ZERO,
             queued: Duration::ZERO,
             upstream: Duration::ZERO,
@@ -55,6 +61,13 @@ impl Record {
             request_bytes: 0,
             upload: None,
             response_bytes: 0,
+        }
+    }
+
+    /// The upstream refused an attempt.
+    pub fn refused(&mut self, attribution: Attribution) {
+        if let Some(slot) = self.refusals.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(attribution);
         }
     }
 
@@ -73,6 +86,12 @@ impl Record {
             HeaderName::from_static("x-tidegate-queued-ms"),
             HeaderValue::from(u64::try_from(self.queued.as_millis()).unwrap_or(u64::MAX)),
         );
+        let refused: Vec<&str> = self.refusals.iter().flatten().map(|attribution| attribution.label()).collect();
+        if let Ok(refused) = HeaderValue::try_from(refused.join(", "))
+            && !refused.is_empty()
+        {
+            headers.insert(HeaderName::from_static("x-tidegate-refused"), refused);
+        }
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let timing = format!("queue;dur={:.1}, upstream;dur={:.1}", ms(self.queued), ms(self.upstream));
         if let Ok(timing) = HeaderValue::try_from(timing) {

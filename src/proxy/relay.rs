@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::{clock, metrics::End, upstream::Hold};
+use crate::{clock, metrics::End, provider::usage::UsageScanner, upstream::Hold};
 
 use super::record::Record;
 
@@ -24,6 +25,10 @@ pub enum OutBody {
     Full {
         /// What is left to send.
         data: Bytes,
+        /// What follows it.
+        trailers: Option<Box<HeaderMap>>,
+        /// Its length is told ahead.
+        announced: bool,
         /// Counted when the answer is gone.
         record: Option<Box<Record>>,
     },
@@ -36,6 +41,8 @@ pub struct Relay {
     /// Read before it was decided to pass the rest on.
     prefix: Bytes,
     inner: Incoming,
+    /// Looks for what the answer used.
+    reader: Option<Box<UsageScanner>>,
     // Before the record, so that the record sees the slot already returned.
     hold: Option<Hold>,
     /// The body says truly when it has ended. HTTP/2's also says so of a stream that was reset (h2 0.4), which must
@@ -64,11 +71,21 @@ pub enum Cut {
 }
 
 impl OutBody {
-    /// An answer held in full.
+    /// An answer of Tidegate's own. Without a record nothing is counted.
     #[must_use]
-    pub fn full(data: Bytes, mut record: Box<Record>) -> Self {
+    pub fn own(data: Bytes, record: Option<Box<Record>>) -> Self {
+        match record {
+            Some(record) => Self::held(data, None, true, record),
+            None => Self::Full { data, trailers: None, announced: true, record: None },
+        }
+    }
+
+    /// An answer of the upstream that was read in full. `announced`: it had told its length ahead; one that had not
+    /// goes down the way it came.
+    #[must_use]
+    pub fn held(data: Bytes, trailers: Option<Box<HeaderMap>>, announced: bool, mut record: Box<Record>) -> Self {
         record.response_bytes = data.len() as u64;
-        Self::Full { data, record: Some(record) }
+        Self::Full { data, trailers, announced, record: Some(record) }
     }
 
     /// An answer passed on as it comes, after `prefix`.
@@ -84,12 +101,32 @@ impl OutBody {
         let last = clock::now();
         let honest = hold.is_http1();
         let hold = Some(hold);
-        let mut relay =
-            Relay { prefix, inner, hold, honest, ended: false, idle_max, end_by, last, timer: None, record };
+        let mut relay = Relay {
+            prefix,
+            inner,
+            reader: None,
+            hold,
+            honest,
+            ended: false,
+            idle_max,
+            end_by,
+            last,
+            timer: None,
+            record,
+        };
         if relay.is_over() {
             relay.complete();
         }
         Self::Relay(Box::new(relay))
+    }
+
+    /// With a reader for what is still to come.
+    #[must_use]
+    pub(super) fn reading(mut self, reader: Option<Box<UsageScanner>>) -> Self {
+        if let Self::Relay(relay) = &mut self {
+            relay.reader = reader;
+        }
+        self
     }
 }
 
@@ -102,7 +139,13 @@ impl Relay {
 
     fn complete(&mut self) {
         self.ended = true;
-        if let Some(hold) = self.hold.take() {
+        if let Some(mut hold) = self.hold.take() {
+            // Before the slot comes back: the next attempt may be admitted by what is learnt here.
+            if let Some(usage) = self.reader.take().and_then(|reader| reader.usage())
+                && let Some(permit) = hold.permit()
+            {
+                permit.finish(&usage);
+            }
             hold.finish();
             self.record.end = End::Complete;
         }
@@ -117,7 +160,12 @@ impl Relay {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.last = clock::now();
-                self.record.response_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if let Some(data) = frame.data_ref() {
+                    self.record.response_bytes += data.len() as u64;
+                    if let Some(reader) = &mut self.reader {
+                        reader.feed(data);
+                    }
+                }
                 // hyper asks `is_end_stream` and may never poll again.
                 if self.is_over() {
                     self.complete();
@@ -169,9 +217,14 @@ impl Body for OutBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
-            Self::Full { data, .. } => {
+            Self::Full { data, trailers, .. } => {
                 let data = std::mem::take(data);
-                Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+                let frame = if data.is_empty() {
+                    trailers.take().map(|trailers| Frame::trailers(*trailers))
+                } else {
+                    Some(Frame::data(data))
+                };
+                Poll::Ready(frame.map(Ok))
             }
             Self::Relay(relay) => relay.poll_inner(cx),
         }
@@ -179,14 +232,16 @@ impl Body for OutBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Full { data, .. } => data.is_empty(),
+            // What was not announced ends when it is polled, or hyper would announce that it is empty.
+            Self::Full { data, trailers, announced, .. } => *announced && data.is_empty() && trailers.is_none(),
             Self::Relay(relay) => relay.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Self::Full { data, announced: true, .. } => SizeHint::with_exact(data.len() as u64),
+            Self::Full { .. } => SizeHint::default(),
             Self::Relay(relay) => crate::upstream::plus(relay.prefix.len(), relay.inner.size_hint()),
         }
     }

@@ -14,11 +14,15 @@ use crate::{
     control::{
         gate::GateSettings,
         queue::{Depths, FlowId},
+        rates::RateSettings,
         retry::{Backoff, RetrySettings},
     },
     fault::Fault,
     gate::{AccountKey, Accounts, Gate},
-    provider::presets::{ErrorShape, Preset},
+    provider::{
+        demand,
+        presets::{ErrorShape, Preset},
+    },
     upstream::Connector,
 };
 
@@ -75,11 +79,13 @@ impl Route {
             }
             AccountBy::Upstream => None,
         };
-        let model = if account.split_by_model { model(body) } else { None };
+        let model = if account.split_by_model { demand::model(head.uri.path(), body) } else { None };
         let secret: [u8; 32] = Sha256::digest(credential.as_deref().unwrap_or_default().as_bytes()).into();
         let key = match &model {
             None => AccountKey::new(secret),
-            Some(model) => AccountKey::new(Sha256::new().chain_update(secret).chain_update(model).finalize().into()),
+            Some(model) => {
+                AccountKey::new(Sha256::new().chain_update(secret).chain_update(model.as_bytes()).finalize().into())
+            }
         };
         let label = || match (&credential, &model) {
             (None, None) => "default".to_owned(),
@@ -96,6 +102,7 @@ impl Route {
         GateSettings {
             limit: self.settings.limit,
             ceiling: own.map(|tier| tier.ceiling).or(self.settings.ceiling),
+            rates: RateSettings { rpm: self.settings.rpm, tpm: self.settings.tpm },
             depths: Depths { total_max: queue.depth_max, per_flow_max: queue.depth_per_flow_max },
             retry: RetrySettings {
                 attempts_max: retry.attempts_max,
@@ -139,15 +146,6 @@ fn credential(head: &request::Parts) -> Option<Cow<'_, str>> {
         let query = head.uri.query()?;
         query.split('&').find_map(|pair| pair.strip_prefix("key=")).map(Cow::Borrowed)
     })
-}
-
-/// The `model` a JSON body names.
-fn model(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        model: Option<String>,
-    }
-    serde_json::from_slice::<Named>(body).ok()?.model
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ impl Pool {
             Ok(Err(failure)) => failure,
             Err(after) => {
                 if let Some(permit) = hold.permit() {
-                    permit.observe(Outcome::Overloaded);
+                    permit.observe(Outcome::Overloaded, None);
                 }
                 return Err(Failed::Silent { after });
             }
