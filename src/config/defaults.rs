@@ -1,4 +1,5 @@
-//! What holds when nothing is said. `config/tidegate.yaml` shows the same values, and a test compares the two.
+//! What holds when nothing is said. `config/tidegate.yaml` shows the same values, and a test compares the two. The
+//! defaults of an algorithm of the limit stand beside its formula, in `control`.
 
 use std::{num::NonZero, time::Duration};
 
@@ -27,9 +28,6 @@ pub const LIMIT_MAX: u32 = 1000;
 
 /// The ceiling of a free tier: the first burst is not refused anywhere.
 pub const LIMIT_INITIAL: u32 = 10;
-
-/// Netflix concurrency-limits, `AIMDLimit`.
-pub const LIMIT_DECREASE: f64 = 0.9;
 
 /// Five minutes at 33 requests per second; a waiting request without its body costs a few KiB. A guess.
 pub const QUEUE_DEPTH: usize = 10_000;

@@ -1,8 +1,8 @@
 //! The configuration as the rest of the program sees it: validated values only.
 //!
 //! The way of a file: `env` masks `${NAME}`, `tree` parses (the only place that knows the YAML crate), `de` lets serde
-//! read the tree into the shapes of `file`, `flags` lays the command line over them, `check`, `upstream` and
-//! `account` turn them into the types below with the help of `values`. `show` goes the other way.
+//! read the tree into the shapes of `file`, `flags` lays the command line over them, `check`, `upstream`,
+//! `account` and `limit` turn them into the types below with the help of `values`. `show` goes the other way.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -22,6 +22,7 @@ pub mod defaults;
 mod env;
 pub mod file;
 mod flags;
+mod limit;
 mod problem;
 pub mod show;
 mod tree;
@@ -84,6 +85,10 @@ pub struct Upstream {
     pub ceiling: Option<u32>,
     /// Name of the tier that gave `ceiling`, if one did.
     pub tier: Option<String>,
+    /// Requests per minute of each account, 1 to 10⁹; `None`: not known from the start.
+    pub rpm: Option<u32>,
+    /// Tokens per minute of each account, 1 to 10⁹; `None`: not known from the start.
+    pub tpm: Option<u64>,
     /// What counts as one account.
     pub account: Account,
     /// The adaptive limit.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Account, AccountBy, AccountTier, Algorithm, Config, Http2, RetryPost, TlsRoots, Trace, Upstream,
+    Account, AccountBy, AccountTier, Algorithm, Config, Http2, LimitSettings, RetryPost, TlsRoots, Trace, Upstream,
     values::{size_text, time_text},
 };
 
@@ -66,15 +66,20 @@ fn upstream_lines(upstream: &Upstream, line: &mut impl FnMut(String)) {
         (_, Some(ceiling)) => line(format!("    ceiling: {ceiling}")),
         (_, None) => {}
     }
+    if let Some(rpm) = upstream.rpm {
+        line(format!("    rpm: {rpm}"));
+    }
+    if let Some(tpm) = upstream.tpm {
+        line(format!("    tpm: {tpm}"));
+    }
     account_lines(&upstream.account, line);
-    let algorithm = match limit.algorithm {
-        Algorithm::Aimd => "aimd",
-        Algorithm::Fixed => "fixed",
-        Algorithm::Tide => "tide",
-    };
     line(format!(
-        "    limit: {{ algorithm: {algorithm}, min: {}, max: {}, initial: {}, decrease: {} }}",
-        limit.min, limit.max, limit.initial, limit.decrease
+        "    limit: {{ algorithm: {}, min: {}, max: {}, initial: {}{} }}",
+        limit.algorithm.name(),
+        limit.min,
+        limit.max,
+        limit.initial,
+        algorithm_keys(limit)
     ));
     line(format!(
         "    queue: {{ depth_max: {}, depth_per_flow_max: {}, wait_max: {}, flow: {{ header: {} }} }}",
@@ -122,6 +127,43 @@ fn upstream_lines(upstream: &Upstream, line: &mut impl FnMut(String)) {
         Http2::Only => "only",
     };
     line(format!("    http2: {http2}"));
+}
+
+/// The keys of the algorithm in use, each after a comma.
+fn algorithm_keys(limit: &LimitSettings) -> String {
+    let LimitSettings { aimd, gradient, tide, vegas, .. } = limit;
+    match limit.algorithm {
+        Algorithm::Aimd => {
+            let timeout = aimd.timeout.map_or("off".to_owned(), time_text);
+            format!(", decrease: {}, timeout: {timeout}", aimd.decrease)
+        }
+        Algorithm::Fixed => String::new(),
+        Algorithm::Gradient => format!(
+            ", tolerance: {}, smoothing: {}, queue: {}, long_window: {}, window: {}, window_samples_min: {}",
+            gradient.tolerance,
+            gradient.smoothing,
+            gradient.queue,
+            gradient.long_window,
+            time_text(gradient.window),
+            gradient.window_samples_min
+        ),
+        Algorithm::Tide => format!(
+            ", cut: {}, growth: {}, probe_answers: {}, probe_min: {}, pace: {}, delay_tolerance: {}, delay_guard: {}, \
+             min_share: {}",
+            tide.cut,
+            tide.growth,
+            tide.probe_answers,
+            time_text(tide.probe_min),
+            tide.pace,
+            tide.delay_tolerance,
+            tide.delay_guard.name(),
+            tide.min_share
+        ),
+        Algorithm::Vegas => format!(
+            ", alpha: {}, beta: {}, threshold: {}, probe: {}",
+            vegas.alpha, vegas.beta, vegas.threshold, vegas.probe
+        ),
+    }
 }
 
 fn account_lines(account: &Account, line: &mut impl FnMut(String)) {

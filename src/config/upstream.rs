@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 
 use super::{
-    Algorithm, Deadlines, Http2, LimitSettings, Queue, Retry, RetryPost, TlsRoots, Upstream, UpstreamTls,
+    Deadlines, Http2, Queue, Retry, RetryPost, TlsRoots, Upstream, UpstreamTls,
     account::{self, Tiers},
-    check::{self, CEILING_MAX, COUNT_MAX, NAME_BYTES_MAX, TIME_MAX, TIME_MIN},
+    check::{self, COUNT_MAX, NAME_BYTES_MAX, TIME_MAX, TIME_MIN},
     de::{At, Value},
-    defaults, file,
+    defaults, file, limit,
     problem::{Origin, Problem},
     values::time_text,
 };
@@ -50,7 +50,7 @@ fn upstream(origin: Origin, shape: file::Upstream, tiers: &Tiers) -> Result<Upst
     let ceiling = account::ceiling(shape.tier.as_ref(), shape.ceiling.as_ref(), tiers)?;
     let account = account::account(shape.account, tiers)?;
     let highest = account.tiers.iter().map(|tier| tier.ceiling).chain(ceiling.as_ref().map(|known| known.0)).max();
-    let limit = limit(&shape.limit, highest)?;
+    let limit = limit::limit(&shape.limit, highest)?;
     if let (Some(value), Some((ceiling, _))) = (&shape.limit.min, &ceiling)
         && limit.min > *ceiling
     {
@@ -63,6 +63,8 @@ fn upstream(origin: Origin, shape: file::Upstream, tiers: &Tiers) -> Result<Upst
         preset: preset(shape.preset.as_ref(), host)?,
         ceiling: ceiling.as_ref().map(|known| known.0),
         tier: ceiling.and_then(|known| known.1),
+        rpm: shape.rpm.as_ref().map(|value| value.count(1..=RATE_MAX)).transpose()?,
+        tpm: shape.tpm.as_ref().map(|value| value.count(1..=RATE_MAX).map(u64::from)).transpose()?,
         account,
         limit,
         queue: queue(&shape.queue)?,
@@ -149,43 +151,6 @@ fn preset(value: Option<&Value>, host: &str) -> Result<Preset, Problem> {
     let Some(value) = value else { return Ok(Preset::for_host(host)) };
     let names: Vec<&str> = ["auto"].into_iter().chain(Preset::ALL.map(Preset::name)).collect();
     value.word(&names, |word| if word == "auto" { Some(Preset::for_host(host)) } else { Preset::from_name(word) })
-}
-
-fn limit(shape: &file::Limit, ceiling: Option<u32>) -> Result<LimitSettings, Problem> {
-    let count = |value: &Option<Value>, or| value.as_ref().map_or(Ok(or), |value| value.count(1..=CEILING_MAX));
-    let min = count(&shape.min, defaults::LIMIT_MIN)?;
-    // What is not given follows what is: a known ceiling is never cut off by a default.
-    let max = count(&shape.max, defaults::LIMIT_MAX.max(min).max(ceiling.unwrap_or_default()))?;
-    if let Some(value) = shape.max.as_ref().or(shape.min.as_ref()).filter(|_| min > max) {
-        return Err(value.problem(format_args!("`limit.min` ({min}) is above `limit.max` ({max})")));
-    }
-    let initial = count(&shape.initial, defaults::LIMIT_INITIAL.clamp(min, max))?;
-    if let Some(value) = shape.initial.as_ref().filter(|_| !(min..=max).contains(&initial)) {
-        return Err(value.expected(format_args!("a number from `limit.min` ({min}) to `limit.max` ({max})")));
-    }
-    let decrease = match &shape.decrease {
-        Some(value) => match value.number(0.0..=1.0) {
-            Ok(decrease) if decrease > 0.0 && decrease < 1.0 => decrease,
-            Ok(_) | Err(_) => return Err(value.expected("a number between 0 and 1, both excluded, such as 0.9")),
-        },
-        None => defaults::LIMIT_DECREASE,
-    };
-    Ok(LimitSettings { algorithm: algorithm(shape.algorithm.as_ref())?, min, max, initial, decrease })
-}
-
-fn algorithm(value: Option<&Value>) -> Result<Algorithm, Problem> {
-    let Some(value) = value else { return Ok(defaults::ALGORITHM) };
-    if matches!(value.text.as_str(), "gradient" | "vegas") {
-        return Err(
-            value.problem(format_args!("{}, not available in this version; use tide, aimd or fixed", value.is()))
-        );
-    }
-    value.word(&["tide", "aimd", "fixed"], |word| match word {
-        "aimd" => Some(Algorithm::Aimd),
-        "fixed" => Some(Algorithm::Fixed),
-        "tide" => Some(Algorithm::Tide),
-        _ => None,
-    })
 }
 
 fn queue(shape: &file::Queue) -> Result<Queue, Problem> {
@@ -300,6 +265,9 @@ fn http2(value: Option<&Value>) -> Result<Http2, Problem> {
         _ => None,
     })
 }
+
+/// Largest rate per minute: far above what any account is sold, far below where sums overflow.
+const RATE_MAX: u32 = 1_000_000_000;
 
 /// More would only prolong what has failed; refusals are not counted here.
 const ATTEMPTS_MAX: u32 = 100;
