@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::settings::{HeaderFamily, Latency, RetryAfterForm, Settings};
+use super::settings::{HeaderFamily, Latency, RetryAfterForm, Says, Settings};
 
 /// Arguments of `tidegate mock`.
 #[derive(Debug, Clone, clap::Args)]
@@ -14,21 +14,33 @@ pub struct MockArgs {
     /// Most requests in flight per key; one more is refused with 429 at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ceiling: Option<u32>,
+    /// Requests per second and key
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rps: Option<u32>,
     /// Requests per minute and key
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rpm: Option<u32>,
-    /// Tokens per minute and key, charged when a request comes
+    /// Tokens per minute and key, charged before the work begins: the prompt's, and as many as the answer may have
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub tpm: Option<u32>,
-    /// --rpm and --tpm count in windows of a minute instead of refilling all the time
+    /// Requests that may come at once under --rps and --rpm; without it, those of the whole second or minute
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "fixed_window")]
+    pub burst: Option<u32>,
+    /// --rps, --rpm and --tpm count in windows of a second or minute instead of refilling all the time
     #[arg(long)]
     pub fixed_window: bool,
-    /// Time an answer takes: 200ms, lognormal:4s:0.8 (mean, sigma), or tokens:20ms (for each output token)
+    /// Overload instead of refusals: with more than N requests in work over all keys, all slow down to the speed of N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub knee: Option<u32>,
+    /// Time an answer takes: 200ms, lognormal:4s:0.8 (mean, sigma), or tokens:20ms (for each output token); 7 days at most
     #[arg(long, value_name = "TIME", default_value = "200ms")]
     pub latency: Latency,
     /// How refusals spell their delay; without it, rate refusals carry seconds and ceiling refusals nothing
     #[arg(long, value_name = "FORM")]
     pub retry_after: Option<RetryAfterForm>,
+    /// Whether the body of a 429 tells which limit was met
+    #[arg(long, value_name = "WHAT", default_value = "kind")]
+    pub says: Says,
     /// Rate-limit headers on every answer
     #[arg(long, value_name = "FAMILY", default_value = "openai")]
     pub headers: HeaderFamily,
@@ -57,14 +69,22 @@ Endpoints, in the providers' own shapes: /v1/chat/completions, /v1/responses, /v
 /v1/messages, /v1/messages/count_tokens (Anthropic); /v1/infer (plain JSON: {\"input\": …}); /v1/echo (the request's body,
 sent back as it comes); /v1/bytes/N; /v1/realtime (WebSocket upgrade, echoes bytes).
 
-/__ledger tells what happened: accepted, refused, processed per request id, duplicates, highest in flight, and the time
-an ideal client would have taken. DELETE /__ledger starts over. A request's id is its x-request-id header, else its
-idempotency-key, else a hash of path and body.
+A request takes its slot, and counts as one request, when its head arrives; its tokens are charged when its body has.
+One that has more tokens than a whole minute is refused for good, with 413.
+
+/__ledger tells what happened, in all and per key: accepted, refused by reason, processed, abandoned, highest in flight,
+time in slots, tokens, request ids processed more than once, and the time an ideal client would have taken. DELETE
+/__ledger starts over. A request's id is its x-request-id header, else its idempotency-key, else a hash of path and body.
+
+PUT /__settings changes limits at once, for steps; what is in flight stays. GET shows them. Keys that are left out stay
+as they are, null takes a limit away:
+  {\"ceiling\": 10, \"rps\": null, \"rpm\": 600, \"burst\": 20, \"tpm\": null, \"knee\": null,
+   \"latency\": \"2s\", \"error_rate\": 0.1}
 
 Request headers that ask for something special:
   x-mock-latency: 50ms     this answer's time
   x-mock-fault: KIND       429, 500, 502, 503, 504, 529, quota, reset-before, reset-inside, stall
-  x-mock-fail-first: N     only the first N attempts with this id fail so";
+  x-mock-fail-first: N     only the first N attempts with this id that are let in fail so";
 
 fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "a number from 0 to 1".to_owned())
@@ -74,11 +94,15 @@ impl From<&MockArgs> for Settings {
     fn from(args: &MockArgs) -> Self {
         Self {
             ceiling: args.ceiling,
+            rps: args.rps,
             rpm: args.rpm,
+            burst: args.burst,
             tpm: args.tpm,
             fixed_window: args.fixed_window,
+            knee: args.knee,
             latency: args.latency,
             retry_after: args.retry_after,
+            says: args.says,
             headers: args.headers,
             error_rate: args.error_rate,
             error_status: args.error_status,

@@ -6,45 +6,20 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::clock;
 
-use super::{ledger::Ledger, limits::KeyLimits};
-
-/// A request that was let in. Dropping it frees the slot; unless its work was done, its client left.
-pub(super) struct Slot {
-    pub(super) key: String,
-    pub(super) id: String,
-    pub(super) service: Duration,
-    pub(super) limits: Arc<Mutex<KeyLimits>>,
-    pub(super) ledger: Arc<Mutex<Ledger>>,
-    pub(super) done: bool,
-}
-
-impl Slot {
-    /// The work is done, whether or not the answer arrives.
-    pub(super) fn processed(&mut self) {
-        if !self.done {
-            self.done = true;
-            self.ledger.lock().processed(&self.key, &self.id, self.service);
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.limits.lock().leave();
-        self.ledger.lock().gone(&self.key, self.done, clock::now());
-    }
-}
+use super::{
+    overload::{WorkClock, Working},
+    slot::{Slot, Work},
+};
 
 /// What comes after the last piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +40,21 @@ pub(super) enum MockBody {
     Filler(u64),
 }
 
-/// Pieces that leave at their times.
+/// Pieces that leave at their times on the clock of work.
 pub(super) struct Timed {
-    pub(super) pieces: VecDeque<(Instant, Bytes)>,
+    pub(super) pieces: VecDeque<(Duration, Bytes)>,
     pub(super) end: End,
-    pub(super) slot: Option<Slot>,
+    pub(super) clock: Arc<WorkClock>,
+    /// What is held to the last byte.
+    pub(super) held: Option<Held>,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// A request that is being answered.
+pub(super) struct Held {
+    pub(super) slot: Slot,
+    pub(super) work: Work,
+    pub(super) _working: Working,
 }
 
 /// An answer that breaks off breaks after what was sent has left.
@@ -80,11 +64,10 @@ const FILLER: &[u8; 16 * 1024] = &[b'x'; 16 * 1024];
 
 impl Timed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let Some((at, _)) = self.pieces.front() {
-            let at = *at;
-            if clock::now() < at {
+        if let Some((due, _)) = self.pieces.front() {
+            while let Some(at) = self.clock.look_again(*due, clock::now()) {
                 let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
-                if timer.deadline() != at.into() {
+                if timer.is_elapsed() {
                     timer.as_mut().reset(at.into());
                 }
                 ready!(timer.as_mut().poll(cx));
@@ -115,8 +98,8 @@ impl Timed {
     }
 
     fn finish(&mut self) {
-        if let Some(mut slot) = self.slot.take() {
-            slot.processed();
+        if let Some(held) = self.held.take() {
+            held.slot.processed(&held.work);
         }
     }
 }

@@ -1,16 +1,25 @@
-//! What a key may do: so many in flight, so many requests and tokens a minute. And how that is said in headers.
+//! What a key may do: so many in flight, so many requests a second or minute, so many tokens a minute. And how that is said in headers.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::settings::{HeaderFamily, RetryAfterForm, Settings};
+use super::{
+    ledger::Cause,
+    settings::{HeaderFamily, RetryAfterForm, Settings},
+};
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A quantity per minute.
+/// Rounding of times must not leave a request a billionth short.
+const CLOSE_ENOUGH: f64 = 1e-6;
+
+/// A quantity per period.
 #[derive(Debug)]
 struct Bucket {
+    quota: u32,
+    period: Duration,
     capacity: f64,
     level: f64,
     at: Instant,
@@ -18,34 +27,46 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(per_minute: u32, fixed_window: bool, now: Instant) -> Self {
-        Self { capacity: f64::from(per_minute), level: f64::from(per_minute), at: now, fixed_window }
+    /// A full one. `burst`: what it holds; a window always has its whole quota.
+    fn new(quota: u32, period: Duration, burst: Option<u32>, fixed_window: bool, now: Instant) -> Self {
+        let capacity = f64::from(burst.filter(|_| !fixed_window).unwrap_or(quota));
+        Self { quota, period, capacity, level: capacity, at: now, fixed_window }
+    }
+
+    /// Time in which so much comes back.
+    fn time_for(&self, amount: f64) -> Duration {
+        self.period.mul_f64(amount.max(0.0) / f64::from(self.quota))
     }
 
     fn refill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.at);
         if !self.fixed_window {
-            self.level = (self.level + self.capacity * since.as_secs_f64() / MINUTE.as_secs_f64()).min(self.capacity);
+            let gained = f64::from(self.quota) * since.as_secs_f64() / self.period.as_secs_f64();
+            self.level = (self.level + gained).min(self.capacity);
             self.at = now;
-        } else if since >= MINUTE {
+        } else if since >= self.period {
             self.level = self.capacity;
-            let windows = since.as_secs() / MINUTE.as_secs();
-            self.at += MINUTE * u32::try_from(windows).unwrap_or(u32::MAX);
+            let windows = since.as_nanos() / self.period.as_nanos().max(1);
+            self.at += self.period * u32::try_from(windows).unwrap_or(u32::MAX);
         }
+    }
+
+    fn give_back(&mut self, amount: f64) {
+        self.level = (self.level + amount).min(self.capacity);
     }
 
     /// Time until `amount` is there.
     fn wait(&self, amount: f64, now: Instant) -> Duration {
-        if self.level >= amount {
+        if self.level + CLOSE_ENOUGH >= amount {
             Duration::ZERO
         } else if self.fixed_window {
-            MINUTE.saturating_sub(now.saturating_duration_since(self.at))
+            self.period.saturating_sub(now.saturating_duration_since(self.at))
         } else {
-            MINUTE.mul_f64((amount - self.level) / self.capacity)
+            self.time_for(amount - self.level)
         }
     }
 
-    /// Time until it is full.
+    /// Time until it is full: for a window, until its turn.
     fn reset(&self, now: Instant) -> Duration {
         self.wait(self.capacity, now)
     }
@@ -55,51 +76,98 @@ impl Bucket {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Refusal {
     Ceiling { limit: u32 },
-    Requests { limit: u32, wait: Duration },
+    Requests { limit: u32, period: Duration, wait: Duration },
     Tokens { limit: u32, wait: Duration },
+    TooLarge { limit: u32, tokens: u64 },
+}
+
+impl Refusal {
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Ceiling { .. } => Cause::Ceiling,
+            Self::Requests { .. } => Cause::Requests,
+            Self::Tokens { .. } => Cause::Tokens,
+            Self::TooLarge { .. } => Cause::TooLarge,
+        }
+    }
 }
 
 /// The limits of one key.
 #[derive(Debug)]
 pub(super) struct KeyLimits {
     in_flight: u32,
-    requests: Option<Bucket>,
+    per_second: Option<Bucket>,
+    per_minute: Option<Bucket>,
     tokens: Option<Bucket>,
 }
 
 impl KeyLimits {
     pub(super) fn new(settings: &Settings, now: Instant) -> Self {
-        let bucket = |limit: Option<u32>| limit.map(|limit| Bucket::new(limit, settings.fixed_window, now));
-        Self { in_flight: 0, requests: bucket(settings.rpm), tokens: bucket(settings.tpm) }
+        let mut limits = Self { in_flight: 0, per_second: None, per_minute: None, tokens: None };
+        limits.adopt(settings, now);
+        limits
     }
 
-    /// Lets a request in, or says why not. A refused request costs nothing.
-    pub(super) fn enter(&mut self, settings: &Settings, tokens: u64, now: Instant) -> Result<(), Refusal> {
+    /// From `now` on these limits are there. What was used up stays so.
+    pub(super) fn adopt(&mut self, settings: &Settings, now: Instant) {
+        let Settings { rps, rpm, tpm, burst, fixed_window, .. } = settings;
+        for (bucket, quota, period, burst) in [
+            (&mut self.per_second, rps, SECOND, *burst),
+            (&mut self.per_minute, rpm, MINUTE, *burst),
+            (&mut self.tokens, tpm, MINUTE, None),
+        ] {
+            let mut fresh = quota.map(|quota| Bucket::new(quota, period, burst, *fixed_window, now));
+            if let (Some(fresh), Some(old)) = (&mut fresh, bucket.as_mut()) {
+                old.refill(now);
+                (fresh.level, fresh.at) = (old.level.min(fresh.capacity), old.at);
+            }
+            *bucket = fresh;
+        }
+    }
+
+    /// Lets a request in at its head, or says why not. A refused request costs nothing.
+    pub(super) fn enter(&mut self, settings: &Settings, now: Instant) -> Result<(), Refusal> {
         if let Some(limit) = settings.ceiling.filter(|limit| self.in_flight >= *limit) {
             return Err(Refusal::Ceiling { limit });
         }
-        let tokens = tokens as f64;
-        for (bucket, amount) in [(&mut self.requests, 1.0), (&mut self.tokens, tokens)] {
-            if let Some(bucket) = bucket {
-                bucket.refill(now);
-                let wait = bucket.wait(amount, now);
-                if !wait.is_zero() {
-                    let limit = bucket.capacity as u32;
-                    return Err(if amount == 1.0 {
-                        Refusal::Requests { limit, wait }
-                    } else {
-                        Refusal::Tokens { limit, wait }
-                    });
-                }
+        let mut longest = None;
+        for bucket in [&mut self.per_second, &mut self.per_minute].into_iter().flatten() {
+            bucket.refill(now);
+            let wait = bucket.wait(1.0, now);
+            if !wait.is_zero() && longest.is_none_or(|(_, _, longest)| wait > longest) {
+                longest = Some((bucket.quota, bucket.period, wait));
             }
         }
-        for (bucket, amount) in [(&mut self.requests, 1.0), (&mut self.tokens, tokens)] {
-            if let Some(bucket) = bucket {
-                bucket.level -= amount;
-            }
+        if let Some((limit, period, wait)) = longest {
+            return Err(Refusal::Requests { limit, period, wait });
+        }
+        for bucket in [&mut self.per_second, &mut self.per_minute].into_iter().flatten() {
+            bucket.level -= 1.0;
         }
         self.in_flight += 1;
         Ok(())
+    }
+
+    /// Charges the tokens of a request that was let in, or takes its entry back and says why. The slot is still held.
+    pub(super) fn charge(&mut self, tokens: u64, now: Instant) -> Result<(), Refusal> {
+        let Some(bucket) = &mut self.tokens else { return Ok(()) };
+        bucket.refill(now);
+        let amount = tokens as f64;
+        let wait = bucket.wait(amount, now);
+        if wait.is_zero() {
+            bucket.level -= amount;
+            return Ok(());
+        }
+        let limit = bucket.quota;
+        let refusal = if amount > bucket.capacity {
+            Refusal::TooLarge { limit, tokens }
+        } else {
+            Refusal::Tokens { limit, wait }
+        };
+        for bucket in [&mut self.per_second, &mut self.per_minute].into_iter().flatten() {
+            bucket.give_back(1.0);
+        }
+        Err(refusal)
     }
 
     pub(super) fn leave(&mut self) {
@@ -108,10 +176,17 @@ impl KeyLimits {
 
     /// The headers of the family, as the limits stand now.
     pub(super) fn write(&mut self, family: HeaderFamily, headers: &mut HeaderMap, now: Instant) {
-        for (dimension, bucket) in [("requests", &mut self.requests), ("tokens", &mut self.tokens)] {
-            let Some(bucket) = bucket else { continue };
+        for bucket in [&mut self.per_second, &mut self.per_minute, &mut self.tokens].into_iter().flatten() {
             bucket.refill(now);
-            let (limit, remaining) = (bucket.capacity as u64, bucket.level.max(0.0) as u64);
+        }
+        // The families name requests once: of two quotas they tell the one of which less is left.
+        let requests = match (&self.per_second, &self.per_minute) {
+            (Some(second), Some(minute)) if second.level < minute.level => Some(second),
+            (second, minute) => minute.as_ref().or(second.as_ref()),
+        };
+        for (dimension, bucket) in [("requests", requests), ("tokens", self.tokens.as_ref())] {
+            let Some(bucket) = bucket else { continue };
+            let (limit, remaining) = (bucket.quota, (bucket.level + CLOSE_ENOUGH).max(0.0) as u64);
             let reset = bucket.reset(now);
             match family {
                 HeaderFamily::None => {}
@@ -127,7 +202,8 @@ impl KeyLimits {
                     insert(headers, &format!("anthropic-ratelimit-{dimension}-reset"), &at);
                 }
                 HeaderFamily::Ietf => {
-                    let policy = format!("\"{dimension}\";q={limit};w=60");
+                    let window = bucket.time_for(bucket.capacity).as_secs_f64().ceil().max(1.0);
+                    let policy = format!("\"{dimension}\";q={};w={window}", bucket.capacity);
                     let state = format!("\"{dimension}\";r={remaining};t={}", reset.as_secs_f64().ceil());
                     append(headers, "ratelimit-policy", &policy);
                     append(headers, "ratelimit", &state);
@@ -197,15 +273,33 @@ mod tests {
             let settings = Settings { rpm: Some(60), fixed_window, ..Settings::default() };
             let mut limits = KeyLimits::new(&settings, start);
             for _ in 0..60 {
-                assert_eq!(limits.enter(&settings, 1, start), Ok(()));
+                assert_eq!(limits.enter(&settings, start), Ok(()));
             }
-            let Err(Refusal::Requests { limit: 60, wait }) = limits.enter(&settings, 1, start) else {
+            let Err(Refusal::Requests { limit: 60, wait, .. }) = limits.enter(&settings, start) else {
                 panic!("the bucket is empty")
             };
-            assert_eq!(wait, if fixed_window { MINUTE } else { Duration::from_secs(1) });
-            assert_eq!(limits.enter(&settings, 1, start + wait), Ok(()));
-            let second = limits.enter(&settings, 1, start + wait);
+            assert_eq!(wait, if fixed_window { MINUTE } else { SECOND });
+            assert_eq!(limits.enter(&settings, start + wait), Ok(()));
+            let second = limits.enter(&settings, start + wait);
             assert_eq!(second.is_ok(), fixed_window);
+        }
+    }
+
+    #[test]
+    fn a_burst_is_what_the_bucket_holds() {
+        let start = crate::clock::now();
+        let burst = Some(3);
+        for (settings, step) in [
+            (Settings { rpm: Some(60), burst, ..Settings::default() }, SECOND),
+            (Settings { rps: Some(10), burst, ..Settings::default() }, SECOND / 10),
+            (Settings { rps: Some(10), rpm: Some(60), burst, ..Settings::default() }, SECOND),
+        ] {
+            let mut limits = KeyLimits::new(&settings, start);
+            let later = start + 600 * SECOND;
+            let passed = (0..100).take_while(|_| limits.enter(&settings, later).is_ok()).count();
+            assert_eq!(passed, 3);
+            assert!(matches!(limits.enter(&settings, later), Err(Refusal::Requests { wait, .. }) if wait == step));
+            assert_eq!(limits.enter(&settings, later + step), Ok(()));
         }
     }
 
@@ -214,10 +308,56 @@ mod tests {
         let now = crate::clock::now();
         let settings = Settings { ceiling: Some(1), rpm: Some(2), tpm: Some(100), ..Settings::default() };
         let mut limits = KeyLimits::new(&settings, now);
-        assert_eq!(limits.enter(&settings, 40, now), Ok(()));
-        assert_eq!(limits.enter(&settings, 40, now), Err(Refusal::Ceiling { limit: 1 }));
+        assert_eq!((limits.enter(&settings, now), limits.charge(40, now)), (Ok(()), Ok(())));
+        assert_eq!(limits.enter(&settings, now), Err(Refusal::Ceiling { limit: 1 }));
+        for (tokens, want) in [
+            (70, Err(Refusal::Tokens { limit: 100, wait: Duration::from_secs(6) })),
+            (101, Err(Refusal::TooLarge { limit: 100, tokens: 101 })),
+            (60, Ok(())),
+        ] {
+            limits.leave();
+            assert_eq!((limits.enter(&settings, now), limits.charge(tokens, now)), (Ok(()), want));
+        }
         limits.leave();
-        assert!(matches!(limits.enter(&settings, 70, now), Err(Refusal::Tokens { limit: 100, .. })));
-        assert_eq!(limits.enter(&settings, 60, now), Ok(()));
+        assert!(matches!(limits.enter(&settings, now), Err(Refusal::Requests { limit: 2, .. })));
+    }
+
+    #[test]
+    fn a_single_token_too_many_is_a_matter_of_tokens() {
+        let now = crate::clock::now();
+        let settings = Settings { tpm: Some(1), ..Settings::default() };
+        let mut limits = KeyLimits::new(&settings, now);
+        assert_eq!((limits.enter(&settings, now), limits.charge(1, now)), (Ok(()), Ok(())));
+        assert_eq!(limits.enter(&settings, now), Ok(()));
+        assert_eq!(limits.charge(1, now), Err(Refusal::Tokens { limit: 1, wait: MINUTE }));
+    }
+
+    #[test]
+    fn new_limits_forgive_nothing() {
+        let start = crate::clock::now();
+        let settings = |rpm| Settings { rpm, ..Settings::default() };
+        let mut limits = KeyLimits::new(&settings(Some(60)), start);
+        assert!((0..60).all(|_| limits.enter(&settings(Some(60)), start).is_ok()));
+        limits.adopt(&settings(Some(600)), start);
+        let Err(Refusal::Requests { limit: 600, wait, .. }) = limits.enter(&settings(Some(600)), start) else {
+            panic!("the bucket is still empty")
+        };
+        assert_eq!(wait, SECOND / 10);
+        limits.adopt(&settings(None), start);
+        assert_eq!(limits.enter(&settings(None), start), Ok(()));
+    }
+
+    #[test]
+    fn the_reset_of_a_window_counts_down_to_its_turn() {
+        let start = crate::clock::now();
+        for (fixed_window, after, want) in [(true, 15, "45s"), (true, 60, "0ms"), (true, 75, "0ms"), (false, 15, "45s")]
+        {
+            let settings = Settings { rpm: Some(2), fixed_window, ..Settings::default() };
+            let mut limits = KeyLimits::new(&settings, start);
+            assert!((0..2).all(|_| limits.enter(&settings, start).is_ok()));
+            let mut headers = HeaderMap::new();
+            limits.write(HeaderFamily::Openai, &mut headers, start + after * SECOND);
+            assert_eq!(headers.get("x-ratelimit-reset-requests").unwrap(), want);
+        }
     }
 }

@@ -6,9 +6,13 @@ mod args;
 mod body;
 mod ledger;
 mod limits;
+mod live;
+mod overload;
+mod refuse;
 mod serve;
 mod settings;
 mod shapes;
+mod slot;
 mod websocket;
 
 use std::{
@@ -21,6 +25,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -37,7 +42,9 @@ pub use args::MockArgs;
 use ledger::Ledger;
 pub use ledger::{Counts, LedgerSnapshot, Refused};
 use limits::KeyLimits;
-pub use settings::{HeaderFamily, Latency, RetryAfterForm, Settings};
+use overload::WorkClock;
+pub use settings::{HeaderFamily, Latency, RetryAfterForm, Says, Settings};
+use slot::Account;
 
 /// Keys told apart; further ones share one account.
 const KEYS_MAX: usize = 10_000;
@@ -53,8 +60,9 @@ pub struct Mock {
 
 /// What all connections share.
 struct State {
-    settings: Settings,
-    keys: Mutex<HashMap<String, Arc<Mutex<KeyLimits>>>>,
+    settings: ArcSwap<Settings>,
+    accounts: Mutex<HashMap<String, Arc<Account>>>,
+    clock: Arc<WorkClock>,
     ledger: Arc<Mutex<Ledger>>,
     rng: Mutex<Rng>,
     served: AtomicU64,
@@ -70,12 +78,12 @@ impl Mock {
     /// What happened so far.
     #[must_use]
     pub fn ledger(&self) -> LedgerSnapshot {
-        self.state.ledger.lock().snapshot(self.state.settings.ceiling)
+        self.state.snapshot()
     }
 
     /// Forgets what happened so far.
     pub fn clear_ledger(&self) {
-        self.state.ledger.lock().clear();
+        self.state.ledger.lock().clear(crate::clock::now());
     }
 }
 
@@ -95,8 +103,9 @@ pub fn start_with(listen: SocketAddr, settings: Settings) -> io::Result<Mock> {
     let addr = listener.local_addr()?;
     let state = Arc::new(State {
         rng: Mutex::new(Rng::new(settings.seed)),
-        settings,
-        keys: Mutex::default(),
+        clock: Arc::new(WorkClock::new(settings.knee, crate::clock::now())),
+        settings: ArcSwap::from_pointee(settings),
+        accounts: Mutex::default(),
         ledger: Arc::default(),
         served: AtomicU64::new(0),
     });
@@ -129,11 +138,35 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
 }
 
 impl State {
-    fn limits_of(&self, key: &str) -> Arc<Mutex<KeyLimits>> {
-        let mut keys = self.keys.lock();
-        let key = if keys.len() >= KEYS_MAX && !keys.contains_key(key) { "other" } else { key };
-        let fresh = || Arc::new(Mutex::new(KeyLimits::new(&self.settings, crate::clock::now())));
-        Arc::clone(keys.entry(key.to_owned()).or_insert_with(fresh))
+    fn account(&self, label: String) -> Arc<Account> {
+        let mut accounts = self.accounts.lock();
+        let full = accounts.len() >= KEYS_MAX && !accounts.contains_key(&label);
+        let label = if full { "other".to_owned() } else { label };
+        if let Some(account) = accounts.get(&label) {
+            return Arc::clone(account);
+        }
+        let limits = Mutex::new(KeyLimits::new(&self.settings.load(), crate::clock::now()));
+        let account = Arc::new(Account { label: label.clone(), limits });
+        accounts.insert(label, Arc::clone(&account));
+        account
+    }
+
+    /// Puts new settings in force for all keys at once.
+    fn change(&self, make: impl FnOnce(&Settings) -> Result<Settings, String>) -> Result<(), String> {
+        // Held to the end: a key that comes meanwhile must not begin with the old settings.
+        let accounts = self.accounts.lock();
+        let settings = make(&self.settings.load())?;
+        let now = crate::clock::now();
+        for account in accounts.values() {
+            account.limits.lock().adopt(&settings, now);
+        }
+        self.clock.set_knee(settings.knee, now);
+        self.settings.store(Arc::new(settings));
+        Ok(())
+    }
+
+    fn snapshot(&self) -> LedgerSnapshot {
+        self.ledger.lock().snapshot(self.settings.load().ceiling, crate::clock::now())
     }
 
     fn next(&self) -> u64 {

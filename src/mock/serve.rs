@@ -9,28 +9,34 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use serde_json::Value;
 
 use crate::clock;
 
 use super::{
     State,
-    body::{End, MockBody, Slot, Timed},
-    limits::{self, Refusal},
-    settings::{Latency, RetryAfterForm},
+    body::{End, Held, MockBody, Timed},
+    ledger::Cause,
+    live::{self, Live},
+    refuse::{self, plain, refuse},
+    settings::{Latency, Settings},
     shapes::{self, Api, Asked},
+    slot::{self, Slot, Work},
     websocket,
 };
 
 const BODY_BYTES_MAX: usize = 64 << 20;
+const SETTINGS_BYTES_MAX: usize = 64 << 10;
+/// Time for the rest of a refused request's body.
+const DRAIN: Duration = Duration::from_millis(100);
+const BYTES: &str = "/v1/bytes/";
+const INVALID: &str = "invalid_request_error";
 /// Share of the latency before a stream's first piece.
 const FIRST_PIECE: f64 = 0.3;
 const WELCOME: &str = "tidegate mock: POST /v1/chat/completions, /v1/responses, /v1/embeddings, /v1/messages, /v1/infer; \
-                       GET /v1/models, /__ledger\n";
+                       GET /v1/models, /__ledger, /__settings\n";
 
 /// What goes wrong with a request, if anything does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +62,36 @@ impl Fault {
 
 /// Answers one request. An error breaks the connection, which is what some faults ask for.
 pub(super) async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result<Response<MockBody>> {
+    let n = state.next();
+    let request_id = format!("req_{n:08}");
+    let anthropic = Api::of(request.uri().path()).is_some_and(Api::is_anthropic);
+    let mut response = route(&state, request, n, &request_id).await?;
+    if let Ok(value) = HeaderValue::try_from(request_id) {
+        let name = if anthropic { "request-id" } else { "x-request-id" };
+        response.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+    Ok(response)
+}
+
+async fn route(state: &State, request: Request<Incoming>, n: u64, request_id: &str) -> io::Result<Response<MockBody>> {
     let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str()) {
-        (&Method::GET | &Method::HEAD, "/") => Ok(plain(StatusCode::OK, "text/plain", WELCOME.into())),
-        (&Method::GET, "/__ledger") => {
-            let snapshot = state.ledger.lock().snapshot(state.settings.ceiling);
-            let page = serde_json::to_vec(&snapshot).map_err(io::Error::other)?;
-            Ok(plain(StatusCode::OK, "application/json", page.into()))
-        }
-        (&Method::DELETE, "/__ledger") | (&Method::POST, "/__ledger/reset") => {
-            state.ledger.lock().clear();
+    match (request.method().as_str(), path.as_str()) {
+        ("GET" | "HEAD", "/") => Ok(plain(StatusCode::OK, "text/plain", WELCOME.into())),
+        ("GET", "/__ledger") => json(&state.snapshot()),
+        ("DELETE", "/__ledger") | ("POST", "/__ledger/reset") => {
+            state.ledger.lock().clear(clock::now());
             Ok(plain(StatusCode::NO_CONTENT, "text/plain", Bytes::new()))
         }
-        (&Method::POST | &Method::PUT, "/v1/echo") => {
+        ("GET", "/__settings") => json(&Live::from(&**state.settings.load())),
+        ("PUT", "/__settings") => {
+            let patch = Limited::new(request.into_body(), SETTINGS_BYTES_MAX).collect().await;
+            let patch = patch.map_err(io::Error::other)?.to_bytes();
+            match state.change(|settings| live::patched(settings, &patch)) {
+                Ok(()) => json(&Live::from(&**state.settings.load())),
+                Err(why) => Ok(refuse(false, 400, INVALID, None, &why, request_id)),
+            }
+        }
+        ("POST" | "PUT", "/v1/echo") => {
             let kind = request.headers().get(header::CONTENT_TYPE).cloned();
             let mut response = Response::new(MockBody::Echo(request.into_body()));
             if let Some(kind) = kind {
@@ -76,111 +99,150 @@ pub(super) async fn handle(state: Arc<State>, request: Request<Incoming>) -> io:
             }
             Ok(response)
         }
-        (&Method::GET, path) if path.starts_with("/v1/bytes/") => {
-            let count = path.trim_start_matches("/v1/bytes/").parse().unwrap_or(0);
-            Ok(Response::new(MockBody::Filler(count)))
-        }
-        (&Method::GET, "/v1/realtime") => Ok(realtime(request)),
-        _ => match Api::of(&path) {
-            Some(api) if request.method().as_str() != api.method() => {
-                Ok(refuse(api.is_anthropic(), 405, "invalid_request_error", None, &format!("use {}", api.method()), ""))
-            }
-            Some(api) => answer(state, api, request).await,
-            None => {
-                let message = format!("unknown path {path}; GET / lists the endpoints");
-                Ok(refuse(false, 404, "invalid_request_error", Some("unknown_url"), &message, ""))
-            }
+        ("GET", path) if path.starts_with(BYTES) => Ok(match path.trim_start_matches(BYTES).parse() {
+            Ok(count) => Response::new(MockBody::Filler(count)),
+            Err(_) => refuse(false, 400, INVALID, None, "use /v1/bytes/N, N being a number", request_id),
+        }),
+        ("GET", "/v1/realtime") => Ok(websocket::upgrade(request, request_id)),
+        (method, path) => match Api::of(path) {
+            Some(api) if method == api.method() => answer(state, api, request, n, request_id).await,
+            api => Ok(lost(api, path, request_id)),
         },
     }
 }
 
-async fn answer(state: Arc<State>, api: Api, request: Request<Incoming>) -> io::Result<Response<MockBody>> {
+/// There is nothing at this path, or not for this method.
+fn lost(api: Option<Api>, path: &str, request_id: &str) -> Response<MockBody> {
+    let allow = match path {
+        "/" => Some("GET, HEAD"),
+        "/__ledger" => Some("DELETE, GET"),
+        "/__ledger/reset" => Some("POST"),
+        "/__settings" => Some("GET, PUT"),
+        "/v1/echo" => Some("POST, PUT"),
+        "/v1/realtime" => Some("GET"),
+        path if path.starts_with(BYTES) => Some("GET"),
+        _ => api.map(Api::method),
+    };
+    if let Some(allow) = allow {
+        let anthropic = api.is_some_and(Api::is_anthropic);
+        let mut response = refuse(anthropic, 405, INVALID, None, &format!("use {allow}"), request_id);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        return response;
+    }
+    let (code, message) = match path.strip_prefix("/v1/models/") {
+        Some(model) => ("model_not_found", format!("The model '{model}' does not exist")),
+        None => ("unknown_url", format!("unknown path {path}; GET / lists the endpoints")),
+    };
+    refuse(false, 404, INVALID, Some(code), &message, request_id)
+}
+
+/// A request to one of the APIs. What it is answered with does not depend on when its body comes: it is let in or
+/// refused by its head.
+async fn answer(
+    state: &State,
+    api: Api,
+    request: Request<Incoming>,
+    n: u64,
+    request_id: &str,
+) -> io::Result<Response<MockBody>> {
     let (head, body) = request.into_parts();
-    let n = state.next();
-    let request_id = format!("req_{n:08}");
+    let settings = state.settings.load_full();
+    let latency = match head.headers.get("x-mock-latency").map(|value| value.to_str().unwrap_or_default().parse()) {
+        None => settings.latency,
+        Some(Ok(own)) => own,
+        Some(Err(why)) => {
+            let why = format!("x-mock-latency: {why}");
+            return Ok(refuse(api.is_anthropic(), 400, INVALID, None, &why, request_id));
+        }
+    };
+    let account = state.account(slot::label_of(&head.headers));
+    let entered = account.limits.lock().enter(&settings, clock::now());
+    let mut response = match entered {
+        Ok(()) => {
+            let slot = Slot::taken(&account, &state.ledger);
+            let call = Call { api, settings: &settings, head: &head, latency, n, request_id };
+            work(state, &call, body, slot).await?
+        }
+        Err(refusal) => {
+            state.ledger.lock().refused(&account.label, refusal.cause());
+            if !head.headers.contains_key(header::EXPECT) {
+                drain(body).await;
+            }
+            refuse::limited(&settings, api, refusal, request_id)
+        }
+    };
+    account.limits.lock().write(settings.headers, response.headers_mut(), clock::now());
+    Ok(response)
+}
+
+/// Reads what is on its way already, so that the connection can be used again after the refusal.
+async fn drain(mut body: Incoming) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // What takes longer is not waited for: the refusal is to come at once.
+    drop(tokio::time::timeout(DRAIN, all).await);
+}
+
+/// A request that was let in.
+struct Call<'a> {
+    api: Api,
+    settings: &'a Settings,
+    head: &'a Parts,
+    latency: Latency,
+    n: u64,
+    request_id: &'a str,
+}
+
+/// Reads its body, charges its tokens, and answers it.
+async fn work(state: &State, call: &Call<'_>, body: Incoming, slot: Slot) -> io::Result<Response<MockBody>> {
+    let Call { api, head, request_id, .. } = *call;
+    let anthropic = api.is_anthropic();
     let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => {
-            return Ok(refuse(api.is_anthropic(), 413, "invalid_request_error", None, "body too large", &request_id));
+        Err(error) if error.is::<LengthLimitError>() => {
+            slot.refused(Cause::Invalid);
+            return Ok(refuse(anthropic, 413, INVALID, None, "body too large", request_id));
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let asked = match Asked::read(api, head.uri.path(), &body) {
+        Ok(asked) => asked,
+        Err(why) => {
+            slot.refused(Cause::Invalid);
+            return Ok(refuse(anthropic, 400, INVALID, None, &why, request_id));
         }
     };
-    let asked = match Asked::read(api, &body) {
-        Ok(asked) => asked,
-        Err(why) => return Ok(refuse(api.is_anthropic(), 400, "invalid_request_error", None, &why, &request_id)),
-    };
-    let key = key_of(&head.headers);
+    if let Err(refusal) = slot.charge(asked.tokens) {
+        slot.refused(refusal.cause());
+        return Ok(refuse::limited(call.settings, api, refusal, request_id));
+    }
     let id = id_of(&head.headers, head.uri.path(), &body);
     let attempt = state.ledger.lock().attempt(&id);
-    let keyed = state.limits_of(&key);
-    let now = clock::now();
-    let tokens = if matches!(api, Api::Models | Api::CountTokens) { 0 } else { asked.tokens };
-    let entered = keyed.lock().enter(&state.settings, tokens, now);
-    let mut response = match entered {
-        Err(refusal) => {
-            let mut ledger = state.ledger.lock();
-            let refused = &mut ledger.key(&shortened(&key)).refused;
-            match refusal {
-                Refusal::Ceiling { .. } => refused.ceiling += 1,
-                Refusal::Requests { .. } | Refusal::Tokens { .. } => refused.rate += 1,
-            }
-            limited(&state, api, refusal, &request_id)
-        }
-        Ok(()) => {
-            let service = service_time(&state, &head.headers, &asked);
-            state.ledger.lock().let_in(&shortened(&key), now);
-            let slot = Slot {
-                key: shortened(&key),
-                id,
-                service,
-                limits: Arc::clone(&keyed),
-                ledger: Arc::clone(&state.ledger),
-                done: false,
-            };
-            serve(&state, api, &asked, slot, fault_of(&state, &head.headers, attempt), n, &request_id).await?
-        }
-    };
-    let headers = response.headers_mut();
-    keyed.lock().write(state.settings.headers, headers, clock::now());
-    if let Ok(value) = HeaderValue::try_from(request_id) {
-        let name = if api.is_anthropic() { "request-id" } else { "x-request-id" };
-        headers.insert(HeaderName::from_static(name), value);
-    }
-    Ok(response)
+    let output_tokens = asked.output_tokens();
+    let service = call.latency.draw(output_tokens, &mut state.rng.lock());
+    let fault = fault_of(state, call.settings, &head.headers, attempt);
+    serve(state, call, &asked, slot, Work { id, service, output_tokens }, fault).await
 }
 
 async fn serve(
     state: &State,
-    api: Api,
+    call: &Call<'_>,
     asked: &Asked,
-    mut slot: Slot,
+    slot: Slot,
+    work: Work,
     fault: Option<Fault>,
-    n: u64,
-    request_id: &str,
 ) -> io::Result<Response<MockBody>> {
-    let began = clock::now();
-    let service = slot.service;
-    let failed = |slot: &mut Slot, quota: bool| {
-        let mut ledger = state.ledger.lock();
-        let refused = &mut ledger.key(&slot.key).refused;
-        if quota {
-            refused.quota += 1;
-        } else {
-            refused.fault += 1;
-        }
-        // Refused on purpose: nobody left.
-        slot.done = true;
-    };
+    let Call { api, n, request_id, .. } = *call;
     match fault {
         Some(Fault::Quota) => {
-            failed(&mut slot, true);
-            return Ok(spent(api.is_anthropic(), request_id));
+            slot.refused(Cause::Quota);
+            return Ok(refuse::spent(api.is_anthropic(), request_id));
         }
         Some(Fault::Status(status)) => {
-            failed(&mut slot, false);
+            slot.refused(Cause::Fault);
             return Ok(refuse(api.is_anthropic(), status, "server_error", None, "failed on purpose", request_id));
         }
         Some(Fault::ResetBefore) => {
-            failed(&mut slot, false);
+            slot.refused(Cause::Fault);
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Some(Fault::Stall) => {
@@ -190,6 +252,10 @@ async fn serve(
     }
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let end = if fault == Some(Fault::ResetInside) { End::Broken } else { End::Clean };
+    let (working, began) = state.clock.begin(clock::now());
+    let service = work.service;
+    let held = Some(Held { slot, work, _working: working });
+    let timed = |pieces| MockBody::Timed(Timed { pieces, end, clock: Arc::clone(&state.clock), held, timer: None });
     if asked.stream && matches!(api, Api::Chat | Api::Messages | Api::Responses) {
         let pieces = shapes::stream(api, asked, n, created);
         let steps = u32::try_from(pieces.len().saturating_sub(1)).unwrap_or(u32::MAX).max(1);
@@ -198,45 +264,30 @@ async fn serve(
         let kept = if end == End::Clean { pieces.len() } else { pieces.len() / 2 };
         let pieces: VecDeque<_> =
             (0u32..).zip(pieces).map(|(nth, piece)| (began + first + gap * nth, piece)).take(kept).collect();
-        tokio::time::sleep_until((began + first).into()).await;
-        let body = MockBody::Timed(Timed { pieces, end, slot: Some(slot), timer: None });
-        let mut response = Response::new(body);
+        state.clock.reach(began + first).await;
+        let mut response = Response::new(timed(pieces));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         return Ok(response);
     }
-    tokio::time::sleep_until((began + service).into()).await;
+    state.clock.reach(began + service).await;
     let data = Bytes::from(shapes::answer(api, asked, n, created).to_string());
-    if end == End::Broken {
-        let half = data.slice(..data.len() / 2);
-        let pieces = VecDeque::from([(clock::now(), half)]);
-        let mut response = Response::new(MockBody::Timed(Timed { pieces, end, slot: Some(slot), timer: None }));
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(data.len()));
-        return Ok(response);
-    }
     let length = data.len();
-    let pieces = VecDeque::from([(clock::now(), data)]);
-    let mut response = Response::new(MockBody::Timed(Timed { pieces, end, slot: Some(slot), timer: None }));
+    let kept = if end == End::Clean { data } else { data.slice(..length / 2) };
+    let mut response = Response::new(timed(VecDeque::from([(began + service, kept)])));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-fn service_time(state: &State, headers: &HeaderMap, asked: &Asked) -> Duration {
-    let own = headers.get("x-mock-latency").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    let latency: Latency = own.unwrap_or(state.settings.latency);
-    latency.draw(asked.output_tokens(), &mut state.rng.lock())
-}
-
-fn fault_of(state: &State, headers: &HeaderMap, attempt: u32) -> Option<Fault> {
+fn fault_of(state: &State, settings: &Settings, headers: &HeaderMap, attempt: u32) -> Option<Fault> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(name) = text("x-mock-fault") {
         let times = text("x-mock-fail-first").and_then(|times| times.parse::<u32>().ok());
         return Fault::named(name).filter(|_| times.is_none_or(|times| attempt <= times));
     }
-    let settings = &state.settings;
     let mut dice = state.rng.lock().unit();
     for (share, fault) in [
         (settings.error_rate, Fault::Status(settings.error_status)),
@@ -252,118 +303,6 @@ fn fault_of(state: &State, headers: &HeaderMap, attempt: u32) -> Option<Fault> {
     None
 }
 
-fn limited(state: &State, api: Api, refusal: Refusal, request_id: &str) -> Response<MockBody> {
-    let (kind, message, form, wait) = match refusal {
-        Refusal::Ceiling { limit } => (
-            "rate_limit_error",
-            format!(
-                "Number of concurrent requests has exceeded your rate limit of {limit}. Try again when one has ended."
-            ),
-            state.settings.retry_after.unwrap_or(RetryAfterForm::None),
-            Duration::from_secs(1),
-        ),
-        Refusal::Requests { limit, wait } => (
-            "requests",
-            format!(
-                "Rate limit reached for requests per min (RPM): Limit {limit}. Please try again in {}.",
-                limits::go_duration(wait)
-            ),
-            state.settings.retry_after.unwrap_or(RetryAfterForm::Seconds),
-            wait,
-        ),
-        Refusal::Tokens { limit, wait } => (
-            "tokens",
-            format!(
-                "Rate limit reached for tokens per min (TPM): Limit {limit}. Please try again in {}.",
-                limits::go_duration(wait)
-            ),
-            state.settings.retry_after.unwrap_or(RetryAfterForm::Seconds),
-            wait,
-        ),
-    };
-    let code = (!api.is_anthropic()).then_some("rate_limit_exceeded");
-    let mut response = refuse(api.is_anthropic(), 429, kind, code, &message, request_id);
-    limits::write_delay(form, wait, response.headers_mut());
-    response
-}
-
-/// The account's money is gone: the 429 that waiting does not help.
-fn spent(anthropic: bool, request_id: &str) -> Response<MockBody> {
-    if anthropic {
-        let code = Some("enforced_spend_limit_reached");
-        refuse(true, 429, "rate_limit_error", code, "Your spend limit has been reached.", request_id)
-    } else {
-        let code = "insufficient_quota";
-        let message = "You exceeded your current quota, please check your plan and billing details.";
-        refuse(false, 429, code, Some(code), message, request_id)
-    }
-}
-
-fn refuse(
-    anthropic: bool,
-    status: u16,
-    kind: &str,
-    code: Option<&str>,
-    message: &str,
-    request_id: &str,
-) -> Response<MockBody> {
-    let value: Value = shapes::error(anthropic, status, kind, code, message, request_id);
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    plain(status, "application/json", Bytes::from(value.to_string()))
-}
-
-fn plain(status: StatusCode, kind: &'static str, data: Bytes) -> Response<MockBody> {
-    let mut response = Response::new(MockBody::Full(Some(data)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-/// 101, then every message is sent back.
-fn realtime(mut request: Request<Incoming>) -> Response<MockBody> {
-    let websocket =
-        request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned().filter(|_| websocket) else {
-        return refuse(false, 426, "invalid_request_error", None, "this endpoint is a WebSocket", "");
-    };
-    let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        if let Ok(upgraded) = upgrade.await {
-            // A client that breaks off ends the echo.
-            drop(websocket::echo(TokioIo::new(upgraded)).await);
-        }
-    });
-    let mut response = Response::new(MockBody::Full(None));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let digest = {
-        use sha1::{Digest, Sha1};
-        let guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-        Sha1::new().chain_update(key.as_bytes()).chain_update(guid).finalize()
-    };
-    if let Ok(accept) = HeaderValue::try_from(shapes::to_base64(&digest)) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    response
-}
-
-fn key_of(headers: &HeaderMap) -> String {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let token = text("authorization").map(|value| value.split_once(' ').map_or(value, |(_, token)| token));
-    token.or_else(|| text("x-api-key")).or_else(|| text("api-key")).unwrap_or("anonymous").to_owned()
-}
-
-/// Keys are shown by their last four characters only.
-fn shortened(key: &str) -> String {
-    if key == "anonymous" {
-        return key.to_owned();
-    }
-    let tail: Vec<char> = key.chars().rev().take(4).collect();
-    format!("…{}", tail.into_iter().rev().collect::<String>())
-}
-
 fn id_of(headers: &HeaderMap, path: &str, body: &[u8]) -> String {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     text("x-request-id").or_else(|| text("idempotency-key")).unwrap_or_else(|| {
@@ -371,4 +310,9 @@ fn id_of(headers: &HeaderMap, path: &str, body: &[u8]) -> String {
         (path, body).hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     })
+}
+
+fn json(value: &impl serde::Serialize) -> io::Result<Response<MockBody>> {
+    let page = serde_json::to_vec(value).map_err(io::Error::other)?;
+    Ok(plain(StatusCode::OK, "application/json", page.into()))
 }

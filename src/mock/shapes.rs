@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+/// The models there are. Requests may name any other.
+const MODELS: [&str; 2] = ["mock-1", "mock-2"];
+
 /// Which API a path belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
@@ -25,7 +28,7 @@ impl Api {
             "/v1/messages" => Self::Messages,
             "/v1/messages/count_tokens" => Self::CountTokens,
             "/v1/infer" => Self::Infer,
-            path if path.starts_with("/v1/models/") => Self::Models,
+            path if path.strip_prefix("/v1/models/").is_some_and(|id| MODELS.contains(&id)) => Self::Models,
             _ => return None,
         })
     }
@@ -49,6 +52,8 @@ pub(super) struct Asked {
     pub(super) include_usage: bool,
     /// What a provider would charge up front.
     pub(super) tokens: u64,
+    /// The one model a path names.
+    only_model: Option<String>,
     body: Value,
 }
 
@@ -56,7 +61,7 @@ pub(super) struct Asked {
 const TOKENS_MAX: u64 = 100_000_000;
 
 impl Asked {
-    pub(super) fn read(api: Api, body: &[u8]) -> Result<Self, String> {
+    pub(super) fn read(api: Api, path: &str, body: &[u8]) -> Result<Self, String> {
         let body: Value = if api == Api::Models {
             Value::Null
         } else {
@@ -87,7 +92,14 @@ impl Asked {
             model: text("model").unwrap_or("mock-1").to_owned(),
             stream: body.get("stream").and_then(Value::as_bool).unwrap_or(false),
             include_usage: body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false),
-            tokens: words(&prompt).saturating_add(if api == Api::Embeddings { 0 } else { max_tokens.min(TOKENS_MAX) }),
+            tokens: match api {
+                Api::CountTokens | Api::Models => 0,
+                Api::Embeddings => words(&prompt),
+                Api::Chat | Api::Infer | Api::Messages | Api::Responses => {
+                    words(&prompt).saturating_add(max_tokens.min(TOKENS_MAX))
+                }
+            },
+            only_model: path.trim_end_matches('/').strip_prefix("/v1/models/").map(str::to_owned),
             prompt,
             body,
         })
@@ -143,16 +155,20 @@ pub(super) fn answer(api: Api, asked: &Asked, n: u64, created: u64) -> Value {
             "usage": message_usage(input, output),
         }),
         Api::CountTokens => json!({ "input_tokens": input }),
-        Api::Models => json!({ "object": "list", "data": [
-            { "id": "mock-1", "object": "model", "created": 1_700_000_000, "owned_by": "tidegate" },
-            { "id": "mock-2", "object": "model", "created": 1_700_000_000, "owned_by": "tidegate" },
-        ]}),
+        Api::Models => match &asked.only_model {
+            Some(id) => model_card(id),
+            None => json!({ "object": "list", "data": MODELS.map(model_card) }),
+        },
         Api::Embeddings => embeddings(asked),
         Api::Infer => json!({
             "id": asked.body.get("id").cloned().unwrap_or_else(|| json!(format!("infer-{n}"))), "model": model,
             "output": text, "usage": { "input_tokens": input, "output_tokens": output },
         }),
     }
+}
+
+fn model_card(id: &str) -> Value {
+    json!({ "id": id, "object": "model", "created": 1_700_000_000, "owned_by": "tidegate" })
 }
 
 fn chat_usage(input: u64, output: u64) -> Value {
@@ -369,9 +385,10 @@ pub(super) fn error(
 ) -> Value {
     if anthropic {
         let kind = match status {
-            400 | 405 | 413 => "invalid_request_error",
+            400 | 405 => "invalid_request_error",
             401 => "authentication_error",
             404 => "not_found_error",
+            413 => "request_too_large",
             429 => "rate_limit_error",
             504 => "timeout_error",
             529 => "overloaded_error",
@@ -413,12 +430,12 @@ mod tests {
             (Api::Infer, r#"{"input":{"a":1}}"#, ""),
             (Api::Infer, r#"{"input":7}"#, "7"),
         ] {
-            assert_eq!(Asked::read(api, body.as_bytes()).unwrap().prompt, want, "{body}");
+            assert_eq!(Asked::read(api, "", body.as_bytes()).unwrap().prompt, want, "{body}");
         }
         for (api, body) in
             [(Api::Chat, "{}"), (Api::Chat, "["), (Api::Messages, r#"{"messages":[]}"#), (Api::Infer, "{}")]
         {
-            assert!(Asked::read(api, body.as_bytes()).is_err(), "{body}");
+            assert!(Asked::read(api, "", body.as_bytes()).is_err(), "{body}");
         }
     }
 }
