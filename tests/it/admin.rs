@@ -9,10 +9,10 @@ const RATE: &str = r#"{"error":{"message":"Rate limit reached for requests per m
 /// Answers by path: refused once, failed once, or held.
 async fn moody_upstream() -> Upstream {
     Upstream::start(|seen| match (seen.line(), seen.nth) {
-        (_, 0) => Reply::new(429, "retry-after-ms: 50\r\nx-ratelimit-remaining-requests: 7\r\n", RATE),
+        (_, 0) => Reply::new(429, "retry-after-ms: 50\r\nx-ratelimit-remaining-requests: 7000\r\n", RATE),
         (_, 1) => Reply::new(503, "", "busy"),
         (line, _) if line.contains("/held") => Reply::ok("done").held(),
-        _ => Reply::new(200, "x-ratelimit-remaining-tokens: 9\r\n", "fine"),
+        _ => Reply::new(200, "x-ratelimit-remaining-tokens: 9000\r\n", "fine"),
     })
     .await
 }
@@ -108,8 +108,8 @@ async fn counters_tell_what_happened() {
         (&page, "tidegate_faults_total", "", 0.0),
         (&page, "tidegate_relayed_bytes_total", "direction=\"request\"", 2.0),
         (&page, "tidegate_relayed_bytes_total", "direction=\"response\"", 4.0),
-        (&page, "tidegate_upstream_remaining", "dimension=\"requests\"", 7.0),
-        (&page, "tidegate_upstream_remaining", "dimension=\"tokens\"", 9.0),
+        (&page, "tidegate_upstream_remaining", "dimension=\"requests\"", 7000.0),
+        (&page, "tidegate_upstream_remaining", "dimension=\"tokens\"", 9000.0),
         (&page, "tidegate_first_byte_seconds_count", "", 3.0),
         (&page, "tidegate_queue_wait_seconds_count", "", 3.0),
         (&page, "tidegate_exchange_seconds_count", "", 1.0),
@@ -231,7 +231,10 @@ async fn status_and_gauges_say_what_the_gate_says() {
         ("queued", serde_json::json!(3)),
         ("paused_seconds", serde_json::json!(0.0)),
         ("paused_for", serde_json::Value::Null),
-        ("remaining", serde_json::json!({ "requests": 7, "tokens": 9 })),
+        (
+            "remaining",
+            serde_json::json!({ "requests": 7000, "input_tokens": null, "output_tokens": null, "tokens": 9000 }),
+        ),
     ] {
         assert_eq!(account[field], want, "{field}: {account}");
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tidegate::config::{Config, ConfigError, Overrides, file, show};
+use tidegate::config::{Algorithm, Config, ConfigError, Overrides, file, show};
 
 /// The environment of every test here: nothing comes from the machine.
 fn env(name: &str) -> Option<String> {
@@ -93,8 +93,27 @@ fn the_optional_keys_of_the_reference_are_real() {
     let config = parse(&uncommented).unwrap();
     assert!(config.tls.is_some_and(|tls| tls.client_ca.is_some()));
     let upstream = &config.upstreams[0];
-    assert_eq!(upstream.ceiling, Some(50));
+    assert_eq!((upstream.ceiling, upstream.rpm, upstream.tpm), (Some(50), Some(500), Some(200_000)));
     assert!(upstream.tls.ca.is_some() && upstream.tls.client.is_some() && upstream.tls.server_name.is_some());
+}
+
+#[test]
+fn the_reference_states_the_defaults_of_every_algorithm() {
+    let reference = text("config/tidegate.yaml");
+    for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| *algorithm != Algorithm::Tide) {
+        let name = algorithm.name();
+        let own = reference.lines().filter_map(|line| line.trim().strip_prefix(&format!("#{name} ")));
+        let keys: String = own.map(|key| format!("      {key}\n")).collect();
+        assert_eq!(keys.is_empty(), algorithm == Algorithm::Fixed, "{name}");
+        let with = |keys: &str| {
+            parse(&format!("upstreams:\n  - url: http://h\n    limit:\n      algorithm: {name}\n{keys}")).unwrap()
+        };
+        assert_eq!(with(&keys), with(""), "{keys}");
+        // Nothing but the algorithm's own keys is shown.
+        let shown = show::effective(&with(""));
+        let shown = shown.lines().find(|line| line.contains("limit:")).unwrap();
+        assert_eq!(shown.matches(':').count(), 5 + keys.lines().count(), "{shown}");
+    }
 }
 
 #[test]

@@ -239,6 +239,45 @@ async fn sighup_takes_the_changed_file_without_touching_what_runs() {
 }
 
 #[tokio::test]
+async fn sighup_switches_algorithm_and_rates() {
+    let upstream = Upstream::start(|_| Reply::ok("hello")).await;
+    let folder = Folder::new();
+    let url = upstream.url();
+    let with = |more: &str| {
+        let text =
+            format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nupstreams:\n  - url: {url}\n    ceiling: 40\n{more}");
+        folder.write("tidegate.yaml", &text)
+    };
+    let file = with("");
+    let process = Process::start(&["--config", &file], &[]);
+    assert_eq!(posted(&process, "/x").await.response().await.status, 200);
+    let account = process.admin("/status").await.json()["accounts"][0].clone();
+    assert_eq!((&account["limit"], &account["pace_per_second"]), (&40.into(), &serde_json::Value::Null), "{account}");
+    for (reloads, more, pace) in [
+        (1.0, "    limit: { algorithm: aimd, max: 20 }\n    rpm: 600\n", serde_json::json!(10.0)),
+        (2.0, "    limit: { algorithm: vegas, max: 30 }\n    rpm: 1200\n", serde_json::json!(20.0)),
+        (3.0, "    limit: { algorithm: tide, max: 50 }\n", serde_json::Value::Null),
+    ] {
+        with(more);
+        process.signal(Signal::HUP);
+        process
+            .admin_says("/metrics", |page| {
+                metric(&page.text(), "tidegate_config_reloads_total", &["result=\"accepted\""]) == Some(reloads)
+            })
+            .await;
+        let account = process.admin("/status").await.json()["accounts"][0].clone();
+        let max = account["limit"].as_u64().unwrap();
+        assert!([20, 30, 40].contains(&max), "{more}: {account}");
+        assert_eq!(account["pace_per_second"], pace, "{more}: {account}");
+        for _ in 0..3 {
+            assert_eq!(posted(&process, "/x").await.response().await.status, 200, "{more}");
+        }
+    }
+    let page = process.admin("/metrics").await.text();
+    assert_eq!(metric(&page, "tidegate_limit_changes_total", &["reason=\"retune\""]), Some(3.0), "{page}");
+}
+
+#[tokio::test]
 async fn sighup_without_a_file_changes_nothing() {
     let upstream = Upstream::start(|_| Reply::ok("hello")).await;
     let process = serve(&upstream, &["--ceiling", "3"]);

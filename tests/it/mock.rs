@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tidegate::mock::{self, HeaderFamily, Latency, Mock, RetryAfterForm, Settings};
+use tidegate::mock::{self, HeaderFamily, Latency, Mock, RetryAfterForm, Says, Settings};
 
 use crate::support::{Client, Proxy, Response, wait_until};
 
@@ -80,6 +80,192 @@ async fn keys_have_limits_of_their_own() {
     ] {
         assert_eq!(post(mock.addr(), "/v1/infer", headers, INFER).await.status, want, "{headers}");
     }
+}
+
+#[tokio::test]
+async fn keys_that_end_alike_are_two_keys_and_the_total_is_over_all_of_them() {
+    let mock = start(|settings| settings.ceiling = Some(1));
+    let mut clients = Vec::new();
+    for key in ["sk-one-test", "sk-two-test"] {
+        let mut client = Client::connect(mock.addr()).await;
+        let headers = format!("authorization: Bearer {key}\r\nx-mock-latency: 1h\r\n");
+        client.post("/v1/infer", &headers, INFER).await;
+        clients.push(client);
+    }
+    wait_until("both have a slot", || mock.ledger().total.in_flight == 2).await;
+    assert_eq!(post(mock.addr(), "/v1/infer", "x-api-key: sk-two-test\r\n", INFER).await.status, 429);
+    let ledger = mock.ledger();
+    assert_eq!((ledger.total.in_flight_max, ledger.per_key.len()), (2, 2), "{ledger:?}");
+    assert!(ledger.per_key.values().all(|counts| counts.in_flight_max == 1), "{ledger:?}");
+    let refused: Vec<u64> = ledger.per_key.values().map(|counts| counts.refused.ceiling).collect();
+    assert_eq!(refused.iter().sum::<u64>(), 1, "told for the key it happened to");
+}
+
+#[tokio::test]
+async fn a_slot_is_taken_by_the_head() {
+    let mock = start(|settings| settings.ceiling = Some(1));
+    let mut slow = Client::connect(mock.addr()).await;
+    slow.send("POST /v1/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 20\r\n\r\n{\"input\":").await;
+    wait_until("the upload has the slot", || mock.ledger().total.in_flight == 1).await;
+    let mut second = Client::connect(mock.addr()).await;
+    for _ in 0..2 {
+        second.post("/v1/infer", "", INFER).await;
+        assert_eq!(second.response().await.status, 429, "and the connection stays");
+    }
+    slow.send("\"hi there\"}").await;
+    assert_eq!(slow.response().await.status, 200);
+    second.post("/v1/infer", "", INFER).await;
+    assert_eq!(second.response().await.status, 200);
+    // Who leaves in the middle of the upload has left.
+    slow.send("POST /v1/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 20\r\n\r\n{\"input\":").await;
+    wait_until("the upload has the slot", || mock.ledger().total.in_flight == 1).await;
+    drop(slow);
+    wait_until("the slot is free", || mock.ledger().total.in_flight == 0).await;
+    let total = mock.ledger().total;
+    assert_eq!((total.accepted, total.processed, total.abandoned), (3, 2, 1));
+}
+
+#[tokio::test]
+async fn tokens_refuse_after_the_body_and_too_many_for_good() {
+    let mock = start(|settings| (settings.tpm, settings.ceiling) = (Some(100), Some(1)));
+    let ask = async |path: &str, tokens: u32| {
+        let body = format!(r#"{{"max_tokens":{tokens},"messages":[{{"role":"user","content":"hi"}}]}}"#);
+        post(mock.addr(), path, "", &body).await
+    };
+    assert_eq!(ask("/v1/chat/completions", 59).await.status, 200);
+    let refused = ask("/v1/chat/completions", 59).await;
+    assert_eq!((refused.status, refused.json()["error"]["type"].as_str()), (429, Some("tokens")));
+    assert!(refused.header("retry-after").is_some());
+    for (path, pointer, value) in [
+        ("/v1/chat/completions", "/error/code", "rate_limit_exceeded"),
+        ("/v1/messages", "/error/type", "request_too_large"),
+    ] {
+        let refused = ask(path, 100).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (413, None), "{path}: {}", refused.head);
+        assert_eq!(refused.json().pointer(pointer).unwrap(), value, "{path}");
+    }
+    assert_eq!(ask("/v1/chat/completions", 30).await.status, 200, "the slots came back");
+    assert_eq!(post(mock.addr(), "/v1/infer", "", "{").await.status, 400);
+    let total = mock.ledger().total;
+    assert_eq!((total.refused.tokens, total.refused.too_large, total.refused.invalid), (1, 2, 1));
+    assert_eq!((total.accepted, total.processed, total.in_flight), (2, 2, 0));
+    // A word and the asked-for tokens each; "echo: hi" each.
+    assert_eq!((total.charged_tokens, total.output_tokens), (91, 4));
+}
+
+#[tokio::test]
+async fn a_burst_is_bounded_by_the_second_too() {
+    let mock = start(|settings| (settings.rps, settings.burst) = (Some(1), Some(3)));
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(post(mock.addr(), "/v1/infer", "", INFER).await.status);
+    }
+    assert_eq!(statuses[..4], [200, 200, 200, 429], "{statuses:?}");
+    let mock = start(|settings| (settings.rpm, settings.burst) = (Some(60), Some(2)));
+    let first = post(mock.addr(), "/v1/infer", "", INFER).await;
+    assert_eq!(first.header("x-ratelimit-limit-requests"), Some("60"));
+    assert_eq!(first.header("x-ratelimit-remaining-requests"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_nothing_looks_the_same_for_every_limit() {
+    let chat = r#"{"max_tokens":59,"messages":[{"role":"user","content":"hi"}]}"#;
+    let mut seen = Vec::new();
+    for (ceiling, rpm, tpm) in [(Some(1), None, None), (None, Some(1), None), (None, None, Some(100))] {
+        let mock = start(|settings| {
+            (settings.ceiling, settings.rpm, settings.tpm) = (ceiling, rpm, tpm);
+            (settings.says, settings.headers) = (Says::Nothing, HeaderFamily::None);
+        });
+        let mut first = Client::connect(mock.addr()).await;
+        first.post("/v1/chat/completions", "x-mock-latency: 1h\r\n", chat).await;
+        wait_until("it is in", || mock.ledger().total.charged_tokens > 0).await;
+        let refused = post(mock.addr(), "/v1/chat/completions", "", chat).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, None));
+        seen.push(refused.text());
+        let kinds = mock.ledger().total.refused;
+        assert_eq!(kinds.ceiling + kinds.requests + kinds.tokens, 1, "the ledger knows");
+    }
+    assert!(seen.iter().all(|text| *text == seen[0] && text.contains("Too Many Requests")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn beyond_the_knee_all_are_slower_from_the_first_byte_to_the_last() {
+    const WORK: Duration = Duration::from_millis(400);
+    let mock = start(|settings| (settings.knee, settings.latency) = (Some(2), Latency::Fixed(WORK)));
+    let stream = r#"{"stream":true,"messages":[{"role":"user","content":"a b c d"}]}"#;
+    let ask = |nth: u32| {
+        let (addr, key) = (mock.addr(), format!("x-api-key: {nth}\r\n"));
+        tokio::spawn(async move {
+            let mut client = Client::connect(addr).await;
+            client.post("/v1/chat/completions", &key, stream).await;
+            let head = client.head().await;
+            let first = tidegate::clock::now();
+            assert!(client.rest_of(head).await.complete);
+            (first, tidegate::clock::now())
+        })
+    };
+    let began = tidegate::clock::now();
+    let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
+    for task in (0..8).map(ask).collect::<Vec<_>>() {
+        let (first, last) = task.await.unwrap();
+        firsts.push(first - began);
+        lasts.push(last - began);
+    }
+    // 8, whatever their keys, share the time of 2: so much work takes so long, however their beginnings are spread.
+    let (first, last) = (firsts.into_iter().max().unwrap(), lasts.into_iter().max().unwrap());
+    assert!(first >= WORK.mul_f64(0.3 * 8.0 / 2.0) && last >= WORK * 8 / 2, "{first:?} {last:?}");
+    let total = mock.ledger().total;
+    assert!((total.service_seconds_total - 3.2).abs() < 0.01, "work is counted unstretched: {total:?}");
+}
+
+#[tokio::test]
+async fn settings_change_while_requests_are_in_flight() {
+    let mock = start(|settings| settings.ceiling = Some(2));
+    let change = async |body: &str| {
+        let mut client = Client::connect(mock.addr()).await;
+        let length = body.len();
+        client.send(format!("PUT /__settings HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n{body}")).await;
+        client.response().await
+    };
+    let held = async |count: u32| {
+        let mut client = Client::connect(mock.addr()).await;
+        client.post("/v1/infer", "x-mock-latency: 1h\r\n", INFER).await;
+        wait_until("it is in", || mock.ledger().total.in_flight == count).await;
+        client
+    };
+    let clients = [held(1).await, held(2).await];
+    assert_eq!(change(r#"{"ceiling":1}"#).await.json()["ceiling"], 1);
+    assert_eq!(mock.ledger().total.in_flight, 2, "both stay");
+    assert_eq!(post(mock.addr(), "/v1/infer", "", INFER).await.status, 429);
+    assert_eq!(change(r#"{"ceiling":3,"latency":"1ms"}"#).await.status, 200);
+    assert_eq!(post(mock.addr(), "/v1/infer", "", INFER).await.status, 200);
+    let shown = change(r#"{"ceiling":null,"rpm":1}"#).await.json();
+    assert_eq!((&shown["ceiling"], &shown["rpm"], &shown["latency"]), (&().into(), &1.into(), &"1ms".into()));
+    for want in [200, 429] {
+        assert_eq!(post(mock.addr(), "/v1/infer", "", INFER).await.status, want);
+    }
+    for wrong in [r#"{"rpm":0}"#, r#"{"speed":1}"#, "no"] {
+        assert_eq!(change(wrong).await.status, 400, "{wrong}");
+    }
+    let mut client = Client::connect(mock.addr()).await;
+    client.get("/__settings").await;
+    assert_eq!(client.response().await.json(), shown);
+    drop(clients);
+}
+
+#[tokio::test]
+async fn one_model_and_so_many_bytes_are_what_was_asked_for() {
+    let mock = start(|_| {});
+    let mut client = Client::connect(mock.addr()).await;
+    client.get("/v1/models/mock-2").await;
+    let model = client.response().await.json();
+    assert_eq!((model["id"].as_str(), model["object"].as_str()), (Some("mock-2"), Some("model")));
+    client.get("/v1/models").await;
+    assert_eq!(client.response().await.json()["data"][1], model);
+    client.get("/v1/bytes/5").await;
+    assert_eq!(client.response().await.text(), "xxxxx");
+    client.get("/v1/bytes/abc").await;
+    assert_eq!(client.response().await.status, 400);
 }
 
 #[tokio::test]
@@ -177,8 +363,23 @@ async fn errors_have_the_shape_of_their_api() {
         ("OpenAI, no JSON", "/v1/chat/completions", "", "{", 400, "invalid_request_error"),
         ("OpenAI, failed", "/v1/responses", "x-mock-fault: 503\r\n", INFER, 503, "server_error"),
         ("unknown path", "/v1/nothing", "", "{}", 404, "invalid_request_error"),
+        ("unknown model", "/v1/models/mock-3", "", "{}", 404, "invalid_request_error"),
+        ("only GET", "/v1/models/mock-1", "", "{}", 405, "invalid_request_error"),
+        ("Anthropic, no JSON", "/v1/messages", "", "{", 400, "invalid_request_error"),
+        (
+            "a time beyond all clocks",
+            "/v1/infer",
+            "x-mock-latency: 500000000000y\r\n",
+            INFER,
+            400,
+            "invalid_request_error",
+        ),
+        ("no time at all", "/v1/infer", "x-mock-latency: soon\r\n", INFER, 400, "invalid_request_error"),
     ] {
         let response = post(free.addr(), path, headers, body).await;
+        let id = if path == "/v1/messages" { "request-id" } else { "x-request-id" };
+        assert!(response.header(id).is_some(), "{name}: {}", response.head);
+        assert_eq!(response.header("allow"), (status == 405).then_some("GET"), "{name}");
         assert_eq!(response.status, status, "{name}");
         assert_eq!(response.json().pointer("/error/type").unwrap(), kind, "{name}: {}", response.text());
     }
@@ -194,6 +395,7 @@ async fn the_ledger_knows_duplicates_and_fails_the_first_so_many_attempts() {
     }
     let ledger = mock.ledger();
     assert_eq!((ledger.total.processed, ledger.total.refused.fault, ledger.duplicates_total), (1, 2, 0));
+    assert_eq!(ledger.total.accepted, 1, "those that failed on purpose were not");
     assert_eq!(post(mock.addr(), "/v1/infer", id, INFER).await.status, 200);
     let mut client = Client::connect(mock.addr()).await;
     client.get("/__ledger").await;

@@ -8,7 +8,7 @@ use std::{
 /// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `tasks`, `telemetry`) are open to all
 /// but `control`.
 const MAY_CALL: [(&str, &[&str]); 16] = [
-    ("admin", &["gate", "metrics", "proxy"]),
+    ("admin", &["control", "gate", "metrics", "proxy"]),
     ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "upstream"]),
     ("cli", &["app", "config", "demo", "mock"]),
     ("config", &["control", "provider"]),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tidegate::{
     app::App,
     config::{Config, Upstream},
-    control::gate::GateView,
+    control::{gate::GateView, signals::Attribution},
     gate::Gate,
 };
 
@@ -80,7 +80,18 @@ impl Proxy {
         let gates = self.gates();
         assert!(gates.len() <= 1, "{} accounts", gates.len());
         gates.first().map_or(
-            GateView { limit: 0, ceiling: None, in_flight: 0, queued: 0, paused: None, drain_per_second: 0.0 },
+            GateView {
+                limit: 0,
+                ceiling: None,
+                in_flight: 0,
+                queued: 0,
+                paused: None,
+                drain_per_second: 0.0,
+                delay_limit: None,
+                rates: Vec::new(),
+                unknown_means: Attribution::Unknown,
+                quotas_spent: 0,
+            },
             |gate| gate.view(),
         )
     }
