@@ -151,10 +151,10 @@ def test_errors_are_the_sdks_own(stack):
     claude = anthropic.Anthropic(base_url=running.base, api_key="k", max_retries=0)
     quota = {"x-mock-fault": "quota"}
     with pytest.raises(openai.RateLimitError) as refused:
-        client.chat.completions.create(model="m", messages=question(1), extra_headers=quota)
+        client.chat.completions.create(model="spent", messages=question(1), extra_headers=quota)
     assert refused.value.code == "insufficient_quota"
     with pytest.raises(anthropic.RateLimitError) as refused:
-        claude.messages.create(model="m", max_tokens=5, messages=question(2), extra_headers=quota)
+        claude.messages.create(model="spent-too", max_tokens=5, messages=question(2), extra_headers=quota)
     assert refused.value.body["error"]["details"]["error_code"] == "enforced_spend_limit_reached"
     assert running.ledger()["refused"]["quota"] == 2, "asked once each"
     with pytest.raises(openai.InternalServerError):

@@ -36,7 +36,9 @@ const OPENING: u32 = 3;
 /// A known ceiling is opened from this share of it, so that the first answers tell how fast the upstream is when idle.
 const OPENING_SHARE: u32 = 8;
 /// Longest that the first attempts are waited for, to learn how fast the upstream is when idle, before more leave.
-const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// The same where a known ceiling lets many leave: there nothing else will tell that they are too many.
+const FIRST_ANSWERS_KNOWN: Duration = Duration::from_secs(5);
 /// Longest time until an upstream opens again that is believed at all.
 const TOLD_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// After this long without use the next burst opens step by step, like a start.
@@ -374,7 +376,8 @@ impl<W> GateCore<W> {
     fn opened(&self, opening: Opening, now: Instant) -> Option<Opening> {
         let enough = self.settings.limit.initial.max(opening.more.min(self.limit.value() / OPENING_SHARE));
         if !self.limit.has_base() && opening.more >= enough {
-            let base_by = opening.base_by.unwrap_or(now + FIRST_ANSWERS);
+            let longest = if self.settings.ceiling.is_some() { FIRST_ANSWERS_KNOWN } else { FIRST_ANSWERS };
+            let base_by = opening.base_by.unwrap_or(now + longest);
             if now < base_by {
                 return Some(Opening { base_by: Some(base_by), ..opening });
             }
