@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -361,6 +362,10 @@ impl Pool {
         }
         request.headers_mut().insert(http::header::HOST, self.connector.host_header.clone());
         *request.version_mut() = http::Version::HTTP_11;
+        // Told, since hyper takes a body without a length for none if the method is GET or HEAD, and drops it.
+        if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         request
     }
 
