@@ -20,6 +20,9 @@ pub enum Fault {
     /// The request's body ended early or was malformed.
     #[error("the request body could not be read to its end")]
     BadBody,
+    /// The method is one that no request of an API has: CONNECT, TRACE.
+    #[error("this method is not for an API, and is not forwarded")]
+    BadMethod,
     /// The account is paused for longer than the request may wait.
     #[error("the account is paused for {} more ({why}), longer than this request may wait", seconds(.retry_after))]
     CannotWait {
@@ -37,6 +40,9 @@ pub enum Fault {
     /// No response head in time.
     #[error("the upstream did not answer within {}", seconds(.0))]
     FirstByteTimeout(Duration),
+    /// The request target is longer than half a head may be.
+    #[error("the request target is too long")]
+    LongTarget,
     /// No upstream is configured for the path.
     #[error("no upstream is configured for this path")]
     NoRoute,
@@ -106,10 +112,12 @@ impl std::fmt::Display for Unreached {
 pub enum FaultKind {
     BadBody,
     BadHead,
+    BadMethod,
     CannotWait,
     Deadline,
     Draining,
     FirstByteTimeout,
+    LongTarget,
     NoRoute,
     QueueFull,
     QueueTimeout,
@@ -121,13 +129,15 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in label order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::BadBody,
         Self::BadHead,
+        Self::BadMethod,
         Self::CannotWait,
         Self::Deadline,
         Self::Draining,
         Self::FirstByteTimeout,
+        Self::LongTarget,
         Self::NoRoute,
         Self::QueueFull,
         Self::QueueTimeout,
@@ -143,10 +153,12 @@ impl FaultKind {
         match self {
             Self::BadBody => "bad_body",
             Self::BadHead => "bad_head",
+            Self::BadMethod => "bad_method",
             Self::CannotWait => "cannot_wait",
             Self::Deadline => "deadline",
             Self::Draining => "draining",
             Self::FirstByteTimeout => "first_byte_timeout",
+            Self::LongTarget => "long_target",
             Self::NoRoute => "no_route",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
@@ -165,10 +177,12 @@ impl Fault {
         match self {
             Self::BadBody => FaultKind::BadBody,
             Self::BadHead(_) => FaultKind::BadHead,
+            Self::BadMethod => FaultKind::BadMethod,
             Self::CannotWait { .. } => FaultKind::CannotWait,
             Self::Deadline(_) => FaultKind::Deadline,
             Self::Draining => FaultKind::Draining,
             Self::FirstByteTimeout(_) => FaultKind::FirstByteTimeout,
+            Self::LongTarget => FaultKind::LongTarget,
             Self::NoRoute => FaultKind::NoRoute,
             Self::QueueFull { .. } => FaultKind::QueueFull,
             Self::QueueTimeout { .. } => FaultKind::QueueTimeout,
@@ -184,6 +198,8 @@ impl Fault {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
+            Self::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongTarget => StatusCode::URI_TOO_LONG,
             Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Draining | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -204,8 +220,10 @@ impl Fault {
             | Self::Quota { retry_after } => Some(*retry_after),
             Self::BadBody
             | Self::BadHead(_)
+            | Self::BadMethod
             | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
+            | Self::LongTarget
             | Self::NoRoute
             | Self::RequestTimeout
             | Self::Unreachable(_)
@@ -226,8 +244,10 @@ impl Fault {
             | Self::UpstreamProtocol => true,
             Self::BadBody
             | Self::BadHead(_)
+            | Self::BadMethod
             | Self::CannotWait { .. }
             | Self::Draining
+            | Self::LongTarget
             | Self::NoRoute
             | Self::QueueFull { .. }
             | Self::RequestTimeout => false,
@@ -238,7 +258,12 @@ impl Fault {
     #[must_use]
     pub fn closes(&self) -> bool {
         match self {
-            Self::BadBody | Self::BadHead(_) | Self::Draining | Self::RequestTimeout => true,
+            Self::BadBody
+            | Self::BadHead(_)
+            | Self::BadMethod
+            | Self::Draining
+            | Self::LongTarget
+            | Self::RequestTimeout => true,
             Self::CannotWait { .. }
             | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
@@ -266,6 +291,9 @@ impl Fault {
             let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).clamp(1, 59_000);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert("retry-after-ms", HeaderValue::from(millis));
+        }
+        if self.kind() == FaultKind::BadMethod {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         if self.final_answer() {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
@@ -339,10 +367,12 @@ mod tests {
         let faults = [
             Fault::BadBody,
             Fault::BadHead("x"),
+            Fault::BadMethod,
             Fault::CannotWait { retry_after: second, why: "Retry-After" },
             Fault::Deadline(second),
             Fault::Draining,
             Fault::FirstByteTimeout(second),
+            Fault::LongTarget,
             Fault::NoRoute,
             Fault::QueueFull { depth_max: 1, retry_after: second },
             Fault::QueueTimeout { waited: second, retry_after: second },

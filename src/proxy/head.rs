@@ -2,10 +2,11 @@
 //!
 //! Source: RFC 9110 7.6.1 (fields that belong to one connection), RFC 9113 8.2.2 (what HTTP/2 must not carry).
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
 };
+use http_body::Body;
 
 use crate::fault::Fault;
 
@@ -27,18 +28,20 @@ const OWN_PREFIX: &str = "x-tidegate-";
 
 /// The protocol a client asks to switch to, if it does so in a way that can be passed on.
 #[must_use]
-pub(super) fn upgrade_of<B>(request: &Request<B>) -> Option<HeaderValue> {
-    let protocol = request.headers().get(header::UPGRADE)?;
+pub(super) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
+    let mut protocols = request.headers().get_all(header::UPGRADE).into_iter();
+    let (protocol, another) = (protocols.next()?, protocols.next());
+    // Nothing else: HTTP/2 over an upgrade would carry requests past every limit, and nobody knows what others carry.
+    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && another.is_none();
     let asked = request.version() == Version::HTTP_11
         && listed(request.headers(), &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
-    // HTTP/2 over an upgrade would carry requests past every limit.
-    let h2c = protocol.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
-    (asked && !h2c).then(|| protocol.clone())
+    // A handshake has no body; one that is still on its way would be taken for the tunnel's first bytes.
+    (asked && websocket && request.body().is_end_stream()).then(|| protocol.clone())
 }
 
 /// The path to ask for upstream: the request's own, less `strip`, after `base`. Not a byte of it is normalised.
 pub(super) fn path(request: &Uri, strip: &str, base: &str) -> Result<PathAndQuery, Fault> {
-    let whole = request.path_and_query().map_or("/", PathAndQuery::as_str);
+    let whole = request.path_and_query().map_or("", PathAndQuery::as_str);
     if !whole.starts_with('/') {
         return Err(Fault::BadHead("its target is not a path"));
     }
@@ -71,9 +74,21 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, upgrade: Option<HeaderValue>
     }
 }
 
+/// HTTP/2 may send `Cookie` in crumbs; elsewhere it is one line (RFC 9113 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(mut whole) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..])))
+    {
+        whole.set_sensitive(headers.get(header::COOKIE).is_some_and(HeaderValue::is_sensitive));
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// Prepares the upstream's response headers for the client.
 pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
     let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(header::UPGRADE).cloned()).flatten();
+    one_framing(headers);
     strip_hop_by_hop(headers);
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
@@ -105,6 +120,22 @@ pub(crate) fn compact(head: &mut request::Parts) {
 #[must_use]
 pub(super) fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// `Transfer-Encoding` overrides a length, and equal lengths are one (RFC 9112 6.3). hyper has read the body by that
+/// rule; the client must not have to.
+fn one_framing(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+        return;
+    }
+    let mut lengths = listed(headers, &header::CONTENT_LENGTH);
+    if let (Some(length), Some(_)) = (lengths.next(), lengths.next())
+        && let Ok(length) = HeaderValue::from_str(length)
+    {
+        drop(lengths);
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -178,7 +209,7 @@ mod tests {
             (Version::HTTP_10, vec![("connection", "upgrade"), ("upgrade", "websocket")], false),
             (Version::HTTP_2, vec![("upgrade", "websocket")], false),
         ] {
-            let mut request = Request::new(());
+            let mut request = Request::new(http_body_util::Empty::<Bytes>::new());
             *request.version_mut() = version;
             *request.headers_mut() = map(&lines);
             assert_eq!(upgrade_of(&request).is_some(), want, "{version:?} {lines:?}");

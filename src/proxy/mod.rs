@@ -6,6 +6,7 @@ mod record;
 mod relay;
 mod request_body;
 mod route;
+mod strict;
 mod turn;
 mod upgrade;
 mod usage;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, request};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -119,11 +120,9 @@ impl Engine {
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<OutBody>, Fault> {
         let Some(noted) = record.as_mut() else { return Err(Fault::BadBody) };
+        strict::request(&request, snapshot.config.limits.header_bytes_max)?;
         let route = Arc::clone(snapshot.route(request.uri())?);
         let settings = &route.settings;
-        if request.method() == Method::CONNECT {
-            return Err(Fault::BadHead("CONNECT is not for this proxy; send requests with a path"));
-        }
         let upgrade = head::upgrade_of(&request);
         let asked = upgrade.is_some().then(|| hyper::upgrade::on(request.as_mut()));
         let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
@@ -149,6 +148,9 @@ impl Engine {
         let patience = answer::client_patience(&head.headers);
         let keyed = head.headers.contains_key("idempotency-key");
         head::for_upstream(&mut head.headers, upgrade);
+        if head.version == http::Version::HTTP_2 {
+            head::join_cookies(&mut head.headers);
+        }
         head.uri = Uri::from(path);
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
@@ -325,7 +327,7 @@ impl Story<'_> {
         if let Some(permit) = hold.permit() {
             permit.gate().metrics.first_byte.observe(permit.age().as_secs_f64());
         }
-        if status == StatusCode::SWITCHING_PROTOCOLS && self.want != Want::Http1 {
+        if !strict::answer(&response, &self.head.headers) {
             return Err(Fault::UpstreamProtocol);
         }
         let preset = self.route.settings.preset;

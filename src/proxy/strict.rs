@@ -1,0 +1,82 @@
+//! What hyper lets through and this proxy does not: heads that another reader might read otherwise, or that ask for
+//! something no API offers.
+//!
+//! Source: RFC 9112 3.2 (targets and `Host`), 6.1 (`Transfer-Encoding`), RFC 9110 7.8 (`Upgrade`). hyper itself
+//! refuses bad syntax, bad lengths, and a `Transfer-Encoding` that does not end in `chunked`.
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+
+use crate::fault::Fault;
+
+/// A request head. `head_bytes_max`: how long one may be; a target may be half as long.
+pub(super) fn request<B>(request: &Request<B>, head_bytes_max: u64) -> Result<(), Fault> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if [Method::CONNECT, Method::TRACE].contains(request.method()) {
+        return Err(Fault::BadMethod);
+    }
+    if !is_plainly_framed(headers) {
+        return Err(Fault::BadHead("its Transfer-Encoding is not `chunked`"));
+    }
+    let path = uri.path_and_query().filter(|path| path.path().starts_with('/'));
+    let path = path.ok_or(Fault::BadHead("its target is not a path"))?;
+    if path.as_str().len() as u64 > head_bytes_max / 2 {
+        return Err(Fault::LongTarget);
+    }
+    if !uri.scheme_str().is_none_or(|scheme| ["http", "https"].contains(&scheme)) {
+        return Err(Fault::BadHead("its target is neither http nor https"));
+    }
+    if !names_one_host(request.version(), uri, headers) {
+        return Err(Fault::BadHead("it must name one host"));
+    }
+    Ok(())
+}
+
+/// A response head: its framing has one reading, and it switches to no protocol but the one that was asked for.
+#[must_use]
+pub(super) fn answer<B>(response: &Response<B>, asked: &HeaderMap) -> bool {
+    let protocol = |headers: &HeaderMap| headers.get(header::UPGRADE).map(|name| name.as_bytes().to_ascii_lowercase());
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let agreed = || protocol(asked).is_some_and(|asked| protocol(response.headers()) == Some(asked));
+    is_plainly_framed(response.headers()) && (!switches || agreed())
+}
+
+/// No transfer coding but a single `chunked`.
+fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let first = codings.next();
+    first.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+}
+
+/// Exactly one host is named, in legal form. Which one matters to nobody here: a target's own beats `Host`, and the
+/// upstream's replaces both.
+fn names_one_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let enough = match version {
+        Version::HTTP_11 => host.is_some(),
+        Version::HTTP_2 => host.is_some() || uri.authority().is_some(),
+        _ => true,
+    };
+    let legal = |host: &HeaderValue| host.to_str().is_ok_and(is_authority);
+    enough
+        && another.is_none()
+        && host.is_none_or(legal)
+        && uri.authority().is_none_or(|one| is_authority(one.as_str()))
+}
+
+/// A host, and a port if there is one; no user.
+fn is_authority(text: &str) -> bool {
+    let (legal, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let Some((address, port)) = rest.split_once(']') else { return false };
+            (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
+        }
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
+            (!name.is_empty() && name.bytes().all(is_plain), port)
+        }
+    };
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok();
+    legal && (port.is_empty() || port.strip_prefix(':').is_some_and(is_number))
+}
