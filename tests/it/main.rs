@@ -19,6 +19,7 @@ mod http2;
 mod lifecycle;
 mod mock;
 mod rates;
+mod raw;
 mod retries;
 mod support;
 mod tidy;

@@ -14,7 +14,7 @@ pub use http2::{Http2Client, Http2Step, Http2Upstream, http2_ok, text};
 pub use process::{Folder, Process, metric};
 pub use proxy::Proxy;
 pub use tls::{Identity, Issuer, TlsUpstream};
-pub use upstream::{Reply, Step, Upstream};
+pub use upstream::{Reply, Seen, Step, Upstream};
 
 /// Far longer than anything takes on a busy machine; only a hang gets there.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -24,8 +24,10 @@ pub struct Seen {
     pub nth: usize,
     /// Which connection, from 0.
     pub connection: usize,
-    /// Request line and headers, byte for byte.
+    /// Request line and headers; what is not UTF-8 is replaced.
     pub head: String,
+    /// The same, byte for byte.
+    pub raw_head: Vec<u8>,
     /// The body, unchunked.
     pub body: Vec<u8>,
     /// The body as it came, chunk sizes and trailers included.
@@ -277,8 +279,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
         }
         more(stream, buffer).await?;
     };
-    let head = String::from_utf8_lossy(&buffer.drain(..end).collect::<Vec<_>>()).into_owned();
-    let mut seen = Seen { head, ..Seen::default() };
+    let raw_head: Vec<u8> = buffer.drain(..end).collect();
+    let head = String::from_utf8_lossy(&raw_head).into_owned();
+    let mut seen = Seen { head, raw_head, ..Seen::default() };
     if let Some(length) = seen.header("content-length").first().and_then(|value| value.parse::<usize>().ok()) {
         while buffer.len() < length {
             more(stream, buffer).await?;
