@@ -208,7 +208,12 @@ async fn up_to(body: &mut Incoming, max: usize, patience: Duration, http1: bool)
         match tokio::time::timeout_at(until.into(), body.frame()).await {
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(piece) => data.extend_from_slice(&piece),
-                Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
+                Err(mut frame) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        head::for_trailers(trailers);
+                    }
+                    trailers = frame.into_trailers().ok().map(Box::new);
+                }
             },
             Ok(Some(Err(_))) => return None,
             // HTTP/2's reset with NO_ERROR looks like an end, but the stream knows better.

@@ -23,6 +23,20 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// Fields that stay although `Connection` names them: without them the message would mean something else.
 const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::AUTHORIZATION];
 
+/// Fields that mean nothing, or harm, after a body.
+const NO_TRAILERS: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::SET_COOKIE,
+    header::TRAILER,
+];
+
 /// Request headers that are for Tidegate.
 const OWN_PREFIX: &str = "x-tidegate-";
 
@@ -93,6 +107,15 @@ pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// What may follow a body: nothing that frames or routes a message, or belongs to one connection (RFC 9110 6.5.1).
+/// hyper leaves it out of HTTP/1.1 by itself, and passes it on in HTTP/2, where it breaks the message.
+pub(super) fn for_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in NO_TRAILERS {
+        trailers.remove(name);
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 
 use crate::{clock, metrics::End, provider::usage::UsageScanner, upstream::Hold};
 
-use super::record::Record;
+use super::{head, record::Record};
 
 /// The body of an answer.
 pub enum OutBody {
@@ -158,8 +158,11 @@ impl Relay {
             return Poll::Ready(Some(Ok(Frame::data(prefix))));
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.last = clock::now();
+                if let Some(trailers) = frame.trailers_mut() {
+                    head::for_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.record.response_bytes += data.len() as u64;
                     if let Some(reader) = &mut self.reader {

@@ -23,6 +23,8 @@ use crate::{
     upstream::{SendBody, Upload},
 };
 
+use super::head;
+
 /// A body of unknown length is waited for this long between its pieces. What is complete by then is held; what is
 /// not is a conversation (gRPC, long uploads) and must flow. Guess: longer than any sender that has its data pauses.
 const UNANNOUNCED_PAUSE: Duration = Duration::from_millis(50);
@@ -261,7 +263,12 @@ impl Pieces {
                 }
                 self.more.extend_from_slice(&data);
             }
-            Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
+            Err(mut frame) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    head::for_trailers(trailers);
+                }
+                self.trailers = frame.into_trailers().ok().map(Box::new);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Request, Uri};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 
 use crate::support::{Http2Client, Proxy, Reply, Upstream, soon, text};
 
@@ -114,4 +114,27 @@ async fn targets_are_paths_here_too() {
     assert_eq!(response.status(), 414);
     assert!(text(response).await.contains("target"));
     assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn what_frames_or_routes_a_message_is_no_trailer() {
+    for status in [200, 500] {
+        let upstream = Upstream::start(move |_| {
+            Reply::raw(format!(
+                "HTTP/1.1 {status} Status\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n4\r\nbody\r\n0\r\n\
+                 connection: x-hop\r\nx-hop: 1\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\nhost: evil\r\n\
+                 x-sum: 4\r\n\r\n"
+            ))
+        })
+        .await;
+        let proxy = Proxy::start(&upstream.url(), |settings| settings.retry.attempts_max = 1);
+        let client = Http2Client::connect(proxy.addr).await;
+        let response = client.send("GET", "/x", &[("te", "trailers")], "").await;
+        assert_eq!(response.status(), status);
+        let body = soon("the end", response.into_body().collect()).await.unwrap();
+        let mut names: Vec<_> = body.trailers().unwrap().keys().map(ToString::to_string).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-sum"], "{status}");
+        assert_eq!(body.to_bytes(), "body");
+    }
 }
