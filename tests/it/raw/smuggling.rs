@@ -243,6 +243,8 @@ async fn a_bad_chunk_is_the_clients_fault_and_ends_its_connection() {
         refused("a long extension", chunked(format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(100_000)))),
         refused("long trailers", chunked(format!("5\r\nhello\r\n0\r\nx: {}\r\n\r\n", "a".repeat(100_000)))),
         refused("many trailers", chunked(format!("5\r\nhello\r\n0\r\n{}\r\n", "x: y\r\n".repeat(2_000)))),
+        refused("endless zeros", chunked("0".repeat(6 << 20))),
+        refused("endless zeros after a chunk", chunked(format!("5\r\nhello\r\n{}", "0".repeat(6 << 20)))),
         passed(
             "extensions are dropped",
             chunked("5;a=b;c=\"d\"\r\nhello\r\n0;e\r\n\r\n".into()),
@@ -271,7 +273,8 @@ async fn a_bad_chunk_in_a_body_that_streams_is_the_clients_fault_too() {
     let upstream = Upstream::start(|_| Reply::ok("fine")).await;
     let proxy = Proxy::configured(&upstream.url(), |config| config.buffers.request_max_bytes = 16);
     let good = format!("40\r\n{}\r\n", "x".repeat(64));
-    for bad in ["xyz\r\n", "5\nhello\r\n", "5\r\nhello!!\r\n", "5;a\nhello\r\n", "-1\r\n"] {
+    let zeros = "0".repeat(6 << 20);
+    for bad in ["xyz\r\n", "5\nhello\r\n", "5\r\nhello!!\r\n", "5;a\nhello\r\n", "-1\r\n", &zeros] {
         let bytes = format!("POST /x HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n{good}{bad}0\r\n\r\n");
         let got = say(proxy.addr, bytes.as_bytes()).await;
         let bad: String = bad.chars().take(20).collect();
