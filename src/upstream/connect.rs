@@ -1,9 +1,13 @@
 //! Opening a connection: name, TCP, TLS, each with its own way to fail, all under one deadline.
 
 use std::{
+    future::poll_fn,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -20,6 +24,12 @@ use crate::{
     config::{Http2, TlsRoots, Upstream, UpstreamTls},
     fault::Unreached,
 };
+
+/// Head start of an address over the next one (RFC 8305, 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// What an upstream may still send of an abandoned answer: what was on its way.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// How to reach one upstream.
 pub struct Connector {
@@ -130,14 +140,7 @@ impl Connector {
 
     async fn open(&self, http1: bool) -> Result<Connected, Unreached> {
         let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(|_| Unreached::Dns)?;
-        let mut stream = Err(Unreached::Dns);
-        for address in addresses {
-            stream = TcpStream::connect(address).await.map_err(|_| Unreached::Connect);
-            if stream.is_ok() {
-                break;
-            }
-        }
-        let stream = stream?;
+        let stream = reach(addresses.collect()).await?;
         // Small stream events must not wait for company.
         stream.set_nodelay(true).map_err(|_| Unreached::Connect)?;
         let Some(tls) = &self.tls else {
@@ -155,6 +158,51 @@ impl Connector {
         }
         Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
     }
+}
+
+/// Connects to whichever address answers first. They are tried in the resolver's order with the families taking turns,
+/// each with a head start over the next; one that fails makes way at once.
+async fn reach(addresses: Vec<SocketAddr>) -> Result<TcpStream, Unreached> {
+    if addresses.is_empty() {
+        return Err(Unreached::Dns);
+    }
+    let mut left = taking_turns(addresses).into_iter();
+    let mut racing: Vec<Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>> = Vec::new();
+    loop {
+        match left.next() {
+            Some(address) => racing.push(Box::pin(TcpStream::connect(address))),
+            None if racing.is_empty() => return Err(Unreached::Connect),
+            None => {}
+        }
+        let ended = poll_fn(|cx| {
+            for (index, attempt) in racing.iter_mut().enumerate() {
+                if let Poll::Ready(end) = attempt.as_mut().poll(cx) {
+                    drop(racing.swap_remove(index));
+                    return Poll::Ready(end);
+                }
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            end = ended => if let Ok(stream) = end {
+                return Ok(stream);
+            },
+            () = tokio::time::sleep(HEAD_START), if left.len() > 0 => {}
+        }
+    }
+}
+
+/// The resolver's order, but the families take turns.
+fn taking_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut other) = (first.into_iter(), other.into_iter());
+    let mut turns = Vec::with_capacity(first.len() + other.len());
+    while first.len() + other.len() > 0 {
+        turns.extend(first.next());
+        turns.extend(other.next());
+    }
+    turns
 }
 
 impl Tls {
@@ -222,15 +270,79 @@ fn file_error(upstream: &str, path: &Path, problem: &dyn std::fmt::Display) -> C
 }
 
 /// Closes our side and waits until the upstream has closed its own, or `max` has passed: only then is an abandoned
-/// attempt surely out of the upstream's hands.
+/// attempt surely out of the upstream's hands. One that goes on sending instead is reset.
 pub(super) async fn linger(stream: &mut TcpStream, max: Duration) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let gone = async {
         stream.shutdown().await?;
         let mut rest = vec![0; 4096];
-        while stream.read(&mut rest).await? > 0 {}
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
         io::Result::Ok(())
     };
     // However it ends, the connection is closed next.
     drop(tokio::time::timeout(max, gone).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An address where connecting neither succeeds nor fails: a listener whose queue is full. Ends with the sockets.
+    async fn black_hole() -> (SocketAddr, Socket, Vec<TcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        (address, socket, queued)
+    }
+
+    async fn refused() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_only_costs_its_head_start() {
+        let (hole, _socket, _queued) = black_hole().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        for addresses in [vec![hole, good], vec![hole, refused().await, good], vec![good, hole], vec![hole, hole, good]]
+        {
+            // The connect deadline.
+            let reached = tokio::time::timeout(Duration::from_secs(5), reach(addresses.clone())).await;
+            assert_eq!(reached.unwrap().unwrap().peer_addr().unwrap(), good, "{addresses:?}");
+        }
+        assert!(tokio::time::timeout(Duration::from_secs(1), reach(vec![hole])).await.is_err(), "it is one");
+    }
+
+    #[tokio::test]
+    async fn no_address_and_none_that_answers_are_told_apart() {
+        assert_eq!(reach(Vec::new()).await.unwrap_err(), Unreached::Dns);
+        assert_eq!(reach(vec![refused().await, refused().await]).await.unwrap_err(), Unreached::Connect);
+    }
+
+    #[test]
+    fn families_take_turns_and_the_resolvers_first_is_first() {
+        let [six, four]: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        let at = |ip: IpAddr, port: u16| SocketAddr::from((ip, port));
+        let listed = vec![at(six, 1), at(six, 2), at(six, 3), at(four, 4), at(four, 5)];
+        let want = vec![at(six, 1), at(four, 4), at(six, 2), at(four, 5), at(six, 3)];
+        assert_eq!(taking_turns(listed), want);
+        assert_eq!(taking_turns(vec![at(four, 1), at(six, 2)]), [at(four, 1), at(six, 2)]);
+        assert!(taking_turns(Vec::new()).is_empty());
+    }
 }
