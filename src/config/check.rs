@@ -118,7 +118,7 @@ fn buffers(shape: &file::Buffers) -> Result<Buffers, Problem> {
 }
 
 fn limits(shape: &file::Limits) -> Result<Limits, Problem> {
-    let Limits { connections_max, header_bytes_max, header_timeout, accounts_max } = defaults::LIMITS;
+    let Limits { connections_max, header_bytes_max, header_timeout, send_timeout, accounts_max } = defaults::LIMITS;
     let length = |value: &Option<Value>, or| value.as_ref().map_or(Ok(or), |value| value.length(1..=COUNT_MAX));
     Ok(Limits {
         connections_max: length(&shape.connections_max, connections_max)?,
@@ -129,6 +129,10 @@ fn limits(shape: &file::Limits) -> Result<Limits, Problem> {
         header_timeout: match &shape.header_timeout {
             Some(value) => value.time(TIME_MIN..=TIME_MAX)?,
             None => header_timeout,
+        },
+        send_timeout: match &shape.send_timeout {
+            Some(value) => value.time(TIME_MIN..=TIME_MAX)?,
+            None => send_timeout,
         },
         accounts_max: length(&shape.accounts_max, accounts_max)?,
     })

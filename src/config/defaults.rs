@@ -88,6 +88,8 @@ pub const LIMITS: Limits = Limits {
     connections_max: 20_000,
     header_bytes_max: 64 << 10,
     header_timeout: Duration::from_secs(10),
+    // As long as an upstream may be silent. The kernel tells of room only once about a third of its buffer is free.
+    send_timeout: IDLE,
     accounts_max: 1024,
 };
 

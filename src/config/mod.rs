@@ -238,6 +238,8 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Time a client may take to send a request head.
     pub header_timeout: Duration,
+    /// Time in which a client must take something of what is sent to it.
+    pub send_timeout: Duration,
     /// Accounts kept at once.
     pub accounts_max: usize,
 }

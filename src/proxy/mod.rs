@@ -39,9 +39,10 @@ use crate::{
     metrics::{End, Metrics},
     provider::{demand, presets::Preset, signals},
     tasks::Tasks,
-    upstream::{Connector, Failed, Hold, Pool, SendBody, Want},
+    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
 };
 
+pub use crate::upstream::Unheard;
 use answer::Examined;
 use record::Record;
 pub use relay::{Cut, OutBody};
@@ -127,7 +128,8 @@ impl Engine {
         let asked = upgrade.is_some().then(|| hyper::upgrade::on(request.as_mut()));
         let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
         let path = head::path(request.uri(), strip, &route.connector.base_path)?;
-        let (mut head, body) = request.into_parts();
+        let (mut head, inner) = request.into_parts();
+        let body = ClientBody { inner, unheard: head.extensions.remove::<Arc<Unheard>>() };
 
         // The body first: while it arrives, no slot is held.
         let mut body = RequestBody::read(
@@ -387,6 +389,9 @@ impl Story<'_> {
                 }
                 tracing::debug!(upstream = self.turn.gate.upstream(), %error, "attempt broke");
                 (Failure::Broken, reused, Fault::UpstreamProtocol)
+            }
+            Failed::Silent { .. } if body.upload().is_some_and(|upload| upload.fell_silent()) => {
+                return Err(Fault::RequestTimeout);
             }
             Failed::Silent { after } => (Failure::TimedOut, false, Fault::FirstByteTimeout(after)),
         };

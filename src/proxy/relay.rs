@@ -160,6 +160,9 @@ impl Relay {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.last = clock::now();
+                if let Some(hold) = &self.hold {
+                    hold.heard();
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     head::for_trailers(trailers);
                 }

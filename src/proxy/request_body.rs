@@ -15,12 +15,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prometheus::IntGauge;
 
 use crate::{
     fault::Fault,
-    upstream::{SendBody, Upload},
+    upstream::{ClientBody, SendBody, Upload},
 };
 
 use super::head;
@@ -104,7 +103,7 @@ enum Kind {
 impl RequestBody {
     /// Reads a body of up to `max_bytes` whole, as far as the budget allows; leaves any other untouched.
     pub(super) async fn read(
-        body: Incoming,
+        body: ClientBody,
         headers: &HeaderMap,
         max_bytes: u64,
         budget: &Arc<BufferBudget>,
@@ -119,14 +118,14 @@ impl RequestBody {
                 Self::announced(body, length, share, silence_max).await
             }
             // Reading it would ask the client for it (100 Continue), long before the upstream takes it.
-            Some(_) => Ok(Self::streaming(Bytes::new(), body)),
-            None if headers.contains_key(header::EXPECT) => Ok(Self::streaming(Bytes::new(), body)),
-            None => Self::unannounced(body, max_bytes, share).await,
+            Some(_) => Ok(Self::streaming(Bytes::new(), body, silence_max)),
+            None if headers.contains_key(header::EXPECT) => Ok(Self::streaming(Bytes::new(), body, silence_max)),
+            None => Self::unannounced(body, max_bytes, share, silence_max).await,
         }
     }
 
     async fn announced(
-        mut body: Incoming,
+        mut body: ClientBody,
         length: u64,
         share: Share,
         silence_max: Option<Duration>,
@@ -150,7 +149,12 @@ impl RequestBody {
         Ok(Self::buffered(data, trailers, false, Some(share)))
     }
 
-    async fn unannounced(mut body: Incoming, max_bytes: u64, mut share: Share) -> Result<Self, Fault> {
+    async fn unannounced(
+        mut body: ClientBody,
+        max_bytes: u64,
+        mut share: Share,
+        silence_max: Option<Duration>,
+    ) -> Result<Self, Fault> {
         let mut read = Pieces::default();
         while let Ok(frame) = tokio::time::timeout(UNANNOUNCED_PAUSE, body.frame()).await {
             match frame {
@@ -173,15 +177,15 @@ impl RequestBody {
         if body.is_end_stream() {
             return Ok(Self::buffered(prefix, trailers, true, Some(share)));
         }
-        Ok(Self::streaming(prefix, body))
+        Ok(Self::streaming(prefix, body, silence_max))
     }
 
     fn buffered(data: Bytes, trailers: Option<Box<HeaderMap>>, chunked: bool, share: Option<Share>) -> Self {
         Self { kind: Kind::Buffered { data, trailers, chunked }, _share: share }
     }
 
-    fn streaming(prefix: Bytes, rest: Incoming) -> Self {
-        let upload = Arc::new(Upload::new());
+    fn streaming(prefix: Bytes, rest: ClientBody, silence_max: Option<Duration>) -> Self {
+        let upload = Arc::new(Upload::new(silence_max));
         let unsent = SendBody::Streaming { prefix, rest, upload: Arc::clone(&upload) };
         Self { kind: Kind::Streaming { unsent: Some(unsent), upload }, _share: None }
     }

@@ -3,6 +3,8 @@
 //! Every worker thread accepts from the same socket and hands the connection to the thread with the fewest, so that
 //! few clients cannot leave a core idle while another queues.
 
+mod watch;
+
 use std::{
     convert::Infallible,
     io,
@@ -11,14 +13,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Version};
 use hyper::{
-    body::Incoming,
+    body::{Body, Incoming},
     server::conn::{http1, http2},
     service::Service,
 };
@@ -43,9 +45,11 @@ use crate::{
     clock,
     config::{Limits, ListenTls},
     metrics::Metrics,
-    proxy::{Engine, OutBody},
+    proxy::Engine,
     tasks::Tasks,
 };
+
+use watch::{Answer, Watch, Watched};
 
 /// Clients the kernel may hold while the accept loops are busy: a burst of thousands must not see resets.
 const BACKLOG: i32 = 4096;
@@ -265,7 +269,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let head_bytes_max = self.head_bytes_max();
-        let begun = Arc::new(AtomicBool::new(false));
+        let watch = Arc::<Watch>::default();
         // Pinned where it is made, for one copy: a name in between, or a hand-over by value, would keep room for more.
         let conn = std::pin::pin!(
             http1::Builder::new()
@@ -275,17 +279,17 @@ impl Server {
                 .max_headers(HEADER_COUNT_MAX)
                 .max_header_size(head_bytes_max)
                 .max_buf_size(head_bytes_max.max(READ_AHEAD_BYTES))
-                .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &begun))
+                .serve_connection(self.watched(stream, &watch, true), Exchanges::new(&self.engine, &watch))
                 .with_upgrades()
         );
-        self.drive(conn, |conn| conn.graceful_shutdown(), &begun, first_head_by).await;
+        self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
     }
 
     async fn serve_http2<S>(&self, stream: S, first_head_by: Instant)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let begun = Arc::new(AtomicBool::new(false));
+        let watch = Arc::<Watch>::default();
         let conn = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -295,17 +299,23 @@ impl Server {
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(PING_EVERY)
-                .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &begun))
+                .serve_connection(self.watched(stream, &watch, false), Exchanges::new(&self.engine, &watch))
         );
-        self.drive(conn, |conn| conn.graceful_shutdown(), &begun, first_head_by).await;
+        self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
+    }
+
+    fn watched<S>(&self, stream: S, watch: &Arc<Watch>, http1: bool) -> TokioIo<Watched<S>> {
+        let limits = &self.acceptors.limits;
+        TokioIo::new(Watched::new(stream, watch, http1, limits.header_timeout, limits.send_timeout))
     }
 
     fn head_bytes_max(&self) -> usize {
         usize::try_from(self.acceptors.limits.header_bytes_max).unwrap_or(usize::MAX)
     }
 
-    /// Runs a connection to its end. The first head has its own deadline; later ones share [`KEEP_ALIVE_MAX`].
-    async fn drive<C>(&self, mut conn: Pin<&mut C>, close: fn(Pin<&mut C>), begun: &AtomicBool, first_head_by: Instant)
+    /// Runs a connection to its end. The first head has its deadline from the start; later ones from their first byte,
+    /// which may take [`KEEP_ALIVE_MAX`] to come.
+    async fn drive<C>(&self, mut conn: Pin<&mut C>, close: fn(Pin<&mut C>), watch: &Watch, first_head_by: Instant)
     where
         C: Future<Output = hyper::Result<()>>,
     {
@@ -320,14 +330,14 @@ impl Server {
                     return;
                 }
                 () = tokio::time::sleep_until(first_head_by), if waiting_for_first => {
-                    if !begun.load(Ordering::Relaxed) {
+                    if !watch.has_begun() {
                         tracing::debug!("no request head arrived in time");
                         return;
                     }
                     waiting_for_first = false;
                 }
                 () = self.closing.cancelled(), if !closing => {
-                    if !begun.load(Ordering::Relaxed) {
+                    if !watch.has_begun() {
                         // Nothing was asked yet, and nothing will be answered.
                         return;
                     }
@@ -342,24 +352,35 @@ impl Server {
 /// Turns the requests of a connection into exchanges.
 struct Exchanges {
     engine: Arc<Engine>,
-    /// Set by the first request.
-    begun: Arc<AtomicBool>,
+    watch: Arc<Watch>,
 }
 
 impl Exchanges {
-    fn new(engine: &Arc<Engine>, begun: &Arc<AtomicBool>) -> Self {
-        Self { engine: Arc::clone(engine), begun: Arc::clone(begun) }
+    fn new(engine: &Arc<Engine>, watch: &Arc<Watch>) -> Self {
+        Self { engine: Arc::clone(engine), watch: Arc::clone(watch) }
     }
 }
 
 impl Service<Request<Incoming>> for Exchanges {
-    type Response = Response<OutBody>;
+    type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.begun.store(true, Ordering::Relaxed);
-        Box::pin(Arc::clone(&self.engine).handle(Box::new(request)))
+        let open = self.watch.begin();
+        let watch = Arc::clone(&self.watch);
+        let mut request = Box::new(request);
+        if request.version() <= Version::HTTP_11 && !request.body().is_end_stream() {
+            request.extensions_mut().insert(Arc::clone(&watch.unheard));
+        }
+        let answered = Arc::clone(&self.engine).handle(request);
+        Box::pin(async move {
+            let response = answered.await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                watch.becomes_tunnel();
+            }
+            Ok(response.map(|body| Answer { body, _open: open }))
+        })
     }
 }
 

@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 
 use crate::clock;
 
+use super::Unheard;
+
 /// The body of one attempt: held in full, or passed through as it comes.
 #[derive(Debug)]
 pub enum SendBody {
@@ -34,16 +36,51 @@ pub enum SendBody {
         /// Read while the gate was asked.
         prefix: Bytes,
         /// The rest.
-        rest: Incoming,
+        rest: ClientBody,
         /// How far it got, for whoever waits for the answer.
         upload: Arc<Upload>,
     },
+}
+
+/// A body as it comes from the client's connection, which learns here what came to something.
+#[derive(Debug)]
+pub struct ClientBody {
+    /// The body.
+    pub inner: Incoming,
+    /// The connection's count; HTTP/2 has none.
+    pub unheard: Option<Arc<Unheard>>,
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(unheard) = &self.unheard {
+            unheard.heard();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// How far a streamed body got.
 #[derive(Debug)]
 pub struct Upload {
     began: Instant,
+    /// How long the client may be silent inside it.
+    silence_max: Option<Duration>,
+    /// Milliseconds from `began`, plus one, since the client is waited for; 0: it is not.
+    waiting_ms: AtomicU64,
+    silent: AtomicBool,
     touched: AtomicBool,
     done: AtomicBool,
     failed: AtomicBool,
@@ -53,11 +90,14 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Nothing has moved yet.
+    /// Nothing has moved yet. `silence_max`: how long the client may be silent inside it.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(silence_max: Option<Duration>) -> Self {
         Self {
             began: clock::now(),
+            silence_max,
+            waiting_ms: AtomicU64::new(0),
+            silent: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             done: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -84,6 +124,37 @@ impl Upload {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// The client was silent inside it for too long.
+    #[must_use]
+    pub fn fell_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// When it is to be given up unless the client sends more by then; `None`: the client is not waited for.
+    pub(super) fn silent_by(&self) -> Option<Instant> {
+        let waiting = self.waiting_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(waiting) + self.silence_max?)
+    }
+
+    pub(super) fn give_up(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn silence_max(&self) -> Option<Duration> {
+        self.silence_max
+    }
+
+    fn waits(&self) {
+        let since = self.since_ms().saturating_add(1);
+        if self.waiting_ms.load(Ordering::Relaxed) == 0 {
+            self.waiting_ms.store(since, Ordering::Relaxed);
+        }
+    }
+
+    fn since_ms(&self) -> u64 {
+        u64::try_from(clock::now().saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// When it last moved.
     #[must_use]
     pub fn moved_at(&self) -> Instant {
@@ -97,15 +168,8 @@ impl Upload {
     }
 
     fn moved(&self, bytes: usize) {
-        let since = clock::now().saturating_duration_since(self.began);
-        self.moved_ms.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.moved_ms.store(self.since_ms(), Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-impl Default for Upload {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -128,7 +192,11 @@ impl Body for SendBody {
                 }
                 // From the first poll on hyper may have asked the client for the body (100 Continue).
                 upload.touched.store(true, Ordering::Relaxed);
-                let frame = std::task::ready!(Pin::new(&mut *rest).poll_frame(cx));
+                let Poll::Ready(frame) = Pin::new(&mut *rest).poll_frame(cx) else {
+                    upload.waits();
+                    return Poll::Pending;
+                };
+                upload.waiting_ms.store(0, Ordering::Relaxed);
                 match &frame {
                     Some(Ok(frame)) => {
                         upload.moved(frame.data_ref().map_or(0, Bytes::len));

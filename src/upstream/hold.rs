@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -27,11 +27,41 @@ use super::{SendBody, Upload, connect::Stream, pool::Pool};
 /// no cheap answer to wait for, as there is with HTTP/1.1's close. Guess: a few round trips inside a data centre.
 const RESET_LINGER: Duration = Duration::from_millis(50);
 
+/// Bytes a peer may send over HTTP/1.1 that come to nothing: leading zeros of a chunk's size, interim answers. hyper
+/// has no bound for these; a head and what is read ahead of a body's reader stay far below.
+const UNHEARD_BYTES_MAX: i64 = 1024 * 1024;
+
+/// Bytes that arrived over a connection since one of them last came to a head or to a piece of a body.
+#[derive(Debug, Default)]
+pub struct Unheard(AtomicI64);
+
+impl Unheard {
+    /// They came to something.
+    pub fn heard(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// The connection became a tunnel, where every byte counts.
+    pub fn lift(&self) {
+        self.0.store(i64::MIN, Ordering::Relaxed);
+    }
+
+    /// Counts what arrived; an error as soon as it is too much.
+    pub fn count(&self, bytes: usize) -> io::Result<()> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= UNHEARD_BYTES_MAX {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends bytes without end that come to nothing"))
+    }
+}
+
 /// A connection that speaks HTTP/1.1, for one attempt at a time.
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<SendBody>,
     /// Tells the connection's task that the attempt was abandoned; its slot travels along.
     pub(super) abandon: oneshot::Sender<Option<Permit>>,
+    pub(super) unheard: Arc<Unheard>,
     pub(super) opened: Instant,
     pub(super) idle_since: Instant,
 }
@@ -42,6 +72,8 @@ pub(super) struct Http2 {
     pub(super) sender: http2::SendRequest<SendBody>,
     pub(super) opened: Instant,
     pub(super) streams: Arc<Streams>,
+    /// Since when the pool has seen no stream on it.
+    pub(super) quiet_since: Option<Instant>,
 }
 
 /// How many streams a connection carries, and may carry.
@@ -84,6 +116,13 @@ impl Hold {
         self.reused
     }
 
+    /// Something of the answer arrived.
+    pub fn heard(&self) {
+        if let Some(Conn::Http1(conn)) = &self.conn {
+            conn.unheard.heard();
+        }
+    }
+
     /// The response has ended: the slot comes back, the connection is kept for the next.
     pub fn finish(mut self) {
         if self.upload.as_ref().is_some_and(|upload| !upload.is_done()) {
@@ -98,7 +137,9 @@ impl Hold {
 
     /// The connection became a tunnel: it is nobody's any more, and the slot is its user's.
     pub fn into_tunnel(mut self) -> Option<Permit> {
-        self.conn.take();
+        if let Some(Conn::Http1(conn)) = self.conn.take() {
+            conn.unheard.lift();
+        }
         self.permit.take()
     }
 
@@ -137,15 +178,17 @@ impl Drop for Hold {
 pub(super) struct Io {
     stream: Option<Stream>,
     landing: Landing,
+    /// Counts what HTTP/1.1 reads; HTTP/2's frames have their own bounds.
+    unheard: Option<Arc<Unheard>>,
 }
 
 /// Where a stream lands when hyper lets go of it.
 pub(super) type Landing = Arc<Mutex<Option<TcpStream>>>;
 
 impl Io {
-    pub(super) fn new(stream: Stream) -> (Self, Landing) {
+    pub(super) fn new(stream: Stream, unheard: Option<Arc<Unheard>>) -> (Self, Landing) {
         let landing = Landing::default();
-        (Self { stream: Some(stream), landing: Arc::clone(&landing) }, landing)
+        (Self { stream: Some(stream), landing: Arc::clone(&landing), unheard }, landing)
     }
 
     fn stream(&mut self) -> io::Result<&mut Stream> {
@@ -181,8 +224,14 @@ macro_rules! on_stream {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => stream.poll_read(cx, buf))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let this = self.as_mut();
+        let read = on_stream!(this, stream => stream.poll_read(cx, buf));
+        if let (Poll::Ready(Ok(())), Some(unheard)) = (&read, &self.unheard) {
+            unheard.count(buf.filled().len() - before)?;
+        }
+        read
     }
 }
 

@@ -10,7 +10,7 @@ mod hold;
 mod pool;
 
 pub(crate) use body::plus;
-pub use body::{SendBody, Upload};
+pub use body::{ClientBody, SendBody, Upload};
 pub use connect::{Connector, ConnectorError};
-pub use hold::Hold;
+pub use hold::{Hold, Unheard};
 pub use pool::{Failed, Pool, Want};

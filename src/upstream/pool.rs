@@ -25,7 +25,7 @@ use crate::{clock, control::limit::Outcome, fault::Unreached, gate::Permit, metr
 use super::{
     Connector, SendBody, Upload,
     connect::{self, Stream},
-    hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams},
+    hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams, Unheard},
 };
 
 /// Idle connections are closed after this: providers close theirs after 60 s, and the first to close must be us.
@@ -45,6 +45,10 @@ const READY_MAX: Duration = Duration::from_secs(1);
 const STREAMS_UNTOLD: usize = 97;
 /// Time an upstream has to send the settings that every connection begins with (RFC 9113 3.4).
 const SETTINGS_MAX: Duration = Duration::from_secs(1);
+/// HTTP/1.1: how far a connection reads ahead of the body's reader, and the longest head. hyper's default is 417 KB.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// HTTP/2: the longest head; hyper's default is a quarter of what HTTP/1.1 takes here.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// HTTP/2 windows: a stream may run this far ahead of its reader …
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// … and all streams of a connection together this far.
@@ -137,7 +141,8 @@ impl Pool {
                 };
                 let stale: Vec<_> = pool.idle.lock().extract_if(.., |conn| !fresh(conn)).collect();
                 drop(stale);
-                pool.http2.lock().retain(|conn| !conn.sender.is_closed());
+                // Those who still use one keep it open.
+                pool.http2.lock().retain_mut(|conn| conn.is_of_use(now));
             }
         });
         pool
@@ -194,16 +199,21 @@ impl Pool {
         let mut hold =
             Hold { pool: Arc::clone(self), conn: Some(conn), permit: Some(permit), upload: upload.clone(), reused };
         let timer = Timer { max: first_byte_max, upload };
+        hold.heard();
         let answer = match &mut hold.conn {
             Some(Conn::Http1(conn)) => timer.run(conn.sender.try_send_request(self.for_http1(request))).await,
             Some(Conn::Http2(conn)) => timer.run(conn.sender.try_send_request(self.for_http2(request))).await,
             None => return Err(Failed::Unprocessed { permit: hold.failed() }),
         };
         let mut failure = match answer {
-            Ok(Ok(response)) => return Ok((response, hold)),
+            Ok(Ok(response)) => {
+                hold.heard();
+                return Ok((response, hold));
+            }
             Ok(Err(failure)) => failure,
             Err(after) => {
-                if let Some(permit) = hold.permit() {
+                let by_client = hold.upload.as_ref().is_some_and(|upload| upload.fell_silent());
+                if let Some(permit) = hold.permit().filter(|_| !by_client) {
                     permit.observe(Outcome::Overloaded, None);
                 }
                 return Err(Failed::Silent { after });
@@ -260,13 +270,14 @@ impl Pool {
     }
 
     fn shared(&self, now: std::time::Instant) -> Option<Http2> {
-        let conns = self.http2.lock();
-        let conn = conns.iter().find(|conn| {
+        let mut conns = self.http2.lock();
+        let conn = conns.iter_mut().find(|conn| {
             !conn.sender.is_closed()
                 && now.saturating_duration_since(conn.opened) < AGE_MAX
                 && conn.streams.open.load(Ordering::Relaxed) < conn.streams.max.load(Ordering::Relaxed)
         })?;
         conn.streams.open.fetch_add(1, Ordering::Relaxed);
+        conn.quiet_since = None;
         Some(conn.clone())
     }
 
@@ -284,24 +295,30 @@ impl Pool {
 
     async fn start_http1(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
         self.only_http1.store(true, Ordering::Relaxed);
-        let (io, landing) = Io::new(stream);
-        let (sender, conn) =
-            http1::Builder::new().max_headers(256).handshake(TokioIo::new(io)).await.map_err(|_| Unreached::Closed)?;
+        let unheard = Arc::<Unheard>::default();
+        let (io, landing) = Io::new(stream, Some(Arc::clone(&unheard)));
+        let (sender, conn) = http1::Builder::new()
+            .max_headers(256)
+            .max_buf_size(READ_AHEAD_BYTES)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|_| Unreached::Closed)?;
         let (abandon, abandoned) = oneshot::channel();
         let conn = Box::pin(conn.with_upgrades());
         self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
         let now = clock::now();
-        Ok(Conn::Http1(Http1 { sender, abandon, opened: now, idle_since: now }))
+        Ok(Conn::Http1(Http1 { sender, abandon, unheard, opened: now, idle_since: now }))
     }
 
     async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
-        let (io, _landing) = Io::new(stream);
+        let (io, _landing) = Io::new(stream, None);
         let (sender, conn) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(PING_EVERY)
             .initial_max_send_streams(STREAMS_UNTOLD)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .handshake(TokioIo::new(io))
             .await
             .map_err(|_| Unreached::Closed)?;
@@ -329,7 +346,7 @@ impl Pool {
         });
         // Until its settings are known, nobody can tell how many streams it takes; others wait for this connection.
         drop(tokio::time::timeout(SETTINGS_MAX, heard).await);
-        let conn = Http2 { sender, opened: clock::now(), streams };
+        let conn = Http2 { sender, opened: clock::now(), streams, quiet_since: None };
         self.http2.lock().push(conn.clone());
         Ok(Conn::Http2(conn))
     }
@@ -384,6 +401,19 @@ impl Pool {
     }
 }
 
+impl Http2 {
+    /// Whether the pool should keep it.
+    fn is_of_use(&mut self, now: std::time::Instant) -> bool {
+        if self.streams.open.load(Ordering::Relaxed) > 0 {
+            self.quiet_since = None;
+        }
+        let quiet_since = *self.quiet_since.get_or_insert(now);
+        !self.sender.is_closed()
+            && now.saturating_duration_since(self.opened) < AGE_MAX
+            && now.saturating_duration_since(quiet_since) < IDLE_MAX
+    }
+}
+
 /// The wait for a response head, counted from the last byte of the request.
 struct Timer {
     max: Option<Duration>,
@@ -393,16 +423,31 @@ struct Timer {
 impl Timer {
     /// `Err`: the time that passed in vain.
     async fn run<F: Future>(&self, answer: F) -> Result<F::Output, Duration> {
-        let Some(max) = self.max else { return Ok(answer.await) };
+        let began = clock::now();
         let mut answer = std::pin::pin!(answer);
-        let mut by = clock::now() + max;
         loop {
+            // A request that is still being sent is not waited for yet.
+            let moved = self.upload.as_ref().map_or(began, |upload| upload.moved_at().max(began));
+            let silent_by = self.upload.as_ref().and_then(|upload| upload.silent_by());
+            let now = clock::now();
+            if let (Some(by), Some(upload)) = (silent_by, &self.upload)
+                && by <= now
+            {
+                upload.give_up();
+                return Err(by.saturating_duration_since(moved));
+            }
+            let answer_by = self.max.map(|max| moved + max);
+            if let (Some(by), Some(max)) = (answer_by, self.max)
+                && by <= now
+            {
+                return Err(max);
+            }
+            // Whoever is not waited for now may be, right after.
+            let look = self.upload.as_ref().and_then(|upload| upload.silence_max()).map(|max| now + max);
+            let Some(by) = silent_by.or(look).into_iter().chain(answer_by).min() else { return Ok(answer.await) };
             if let Ok(answer) = tokio::time::timeout_at(by.into(), &mut answer).await {
                 return Ok(answer);
             }
-            // A request that is still being sent is not waited for yet.
-            let moved = self.upload.as_ref().map(|upload| upload.moved_at() + max).filter(|moved| *moved > by);
-            by = moved.ok_or(max)?;
         }
     }
 }

@@ -18,6 +18,7 @@ mod forward;
 mod http2;
 mod lifecycle;
 mod mock;
+mod peers;
 mod rates;
 mod raw;
 mod retries;

@@ -1,0 +1,209 @@
+//! The stream under a client's connection, with the deadlines hyper does not keep: a later head in total, a client
+//! that reads nothing, bytes that come to nothing.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use crate::{
+    clock,
+    proxy::{Cut, OutBody, Unheard},
+};
+
+/// What a connection's stream and its exchanges know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Heads that arrived whole.
+    heads: AtomicUsize,
+    /// Exchanges that are not over.
+    open: AtomicUsize,
+    /// The connection became a tunnel.
+    tunnel: AtomicBool,
+    /// What arrived since something last came to a head or to a piece of a body.
+    pub(super) unheard: Arc<Unheard>,
+}
+
+impl Watch {
+    /// A head has arrived.
+    pub(super) fn begin(self: &Arc<Self>) -> Open {
+        self.heads.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.unheard.heard();
+        Open(Arc::clone(self))
+    }
+
+    /// A first head has arrived.
+    pub(super) fn has_begun(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) > 0
+    }
+
+    /// From here on no byte belongs to HTTP.
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+        self.unheard.lift();
+    }
+
+    /// Whether what is read now belongs to a head, of an exchange that is not the first.
+    fn expects_head(&self) -> bool {
+        self.has_begun() && self.open.load(Ordering::Relaxed) == 0 && !self.tunnel.load(Ordering::Relaxed)
+    }
+}
+
+/// An exchange that is not over.
+pub(super) struct Open(Arc<Watch>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer, until it is gone.
+pub(super) struct Answer {
+    pub(super) body: OutBody,
+    pub(super) _open: Open,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's stream under watch.
+pub(super) struct Watched<S> {
+    stream: S,
+    watch: Arc<Watch>,
+    /// HTTP/1.1, where heads and bodies follow each other.
+    http1: bool,
+    head_max: Duration,
+    send_max: Duration,
+    /// A later head that has begun: after how many others, and by when it must be whole.
+    head: Option<(usize, Instant)>,
+    head_timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client takes nothing.
+    send_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    /// `head_max`: time for a head in total. `send_max`: time in which the client must take something of what is sent.
+    pub(super) fn new(stream: S, watch: &Arc<Watch>, http1: bool, head_max: Duration, send_max: Duration) -> Self {
+        Self {
+            stream,
+            watch: Arc::clone(watch),
+            http1,
+            head_max,
+            send_max,
+            head: None,
+            head_timer: None,
+            send_timer: None,
+        }
+    }
+
+    /// `bytes` arrived.
+    fn arrived(&mut self, bytes: usize) -> io::Result<()> {
+        self.watch.unheard.count(bytes)?;
+        let heads = self.watch.heads.load(Ordering::Relaxed);
+        if bytes > 0 && self.watch.expects_head() && self.head.is_none_or(|(after, _)| after != heads) {
+            self.head = Some((heads, (clock::now() + self.head_max).into()));
+            self.head_timer = None;
+        }
+        Ok(())
+    }
+
+    /// Nothing arrived.
+    fn poll_head_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let heads = self.watch.heads.load(Ordering::Relaxed);
+        let Some((_, by)) = self.head.filter(|(after, _)| *after == heads && self.watch.expects_head()) else {
+            self.head_timer = None;
+            return Poll::Pending;
+        };
+        let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request head took too long")))
+    }
+
+    /// Gives `sent` on; in its place an error, if nothing could be sent for too long.
+    fn poll_send_timer<T>(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.send_timer = None;
+            return sent;
+        }
+        let max = self.send_max;
+        let timer = self.send_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(max)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        match read {
+            _ if !this.http1 => read,
+            Poll::Ready(Ok(())) => Poll::Ready(this.arrived(buf.filled().len() - before)),
+            Poll::Ready(Err(_)) => read,
+            Poll::Pending => this.poll_head_timer(cx),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let sent = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.poll_send_timer(cx, sent)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let sent = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.poll_send_timer(cx, sent)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // TLS may still have something to write; a plain stream never has.
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if flushed.is_ready() { flushed } else { this.poll_send_timer(cx, flushed) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
