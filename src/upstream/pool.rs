@@ -45,6 +45,8 @@ const READY_MAX: Duration = Duration::from_secs(1);
 const STREAMS_UNTOLD: usize = 97;
 /// Time an upstream has to send the settings that every connection begins with (RFC 9113 3.4).
 const SETTINGS_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether they have come; loopback takes a fraction of it.
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 /// HTTP/1.1: how far a connection reads ahead of the body's reader, and the longest head. hyper's default is 417 KB.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// HTTP/2: the longest head; hyper's default is a quarter of what HTTP/1.1 takes here.
@@ -328,8 +330,12 @@ impl Pool {
         let (told, heard) = oneshot::channel();
         self.spawn_counted("upstream http/2 connection", async move {
             let mut told = Some(told);
+            // hyper reads frames in a task of its own, which wakes nobody when the settings arrive.
+            let mut look = tokio::time::interval(SETTINGS_LOOK);
             let end = poll_fn(|cx| {
                 let end = conn.as_mut().poll(cx);
+                told.take_if(|told| told.is_closed());
+                while told.is_some() && look.poll_tick(cx).is_ready() {}
                 let max = conn.current_max_send_streams();
                 allowed.max.store(max.clamp(1, STREAMS_MAX), Ordering::Relaxed);
                 if max != STREAMS_UNTOLD
@@ -486,14 +492,13 @@ async fn run_http1<C>(
     drop(permit);
 }
 
-/// Whether the upstream said that it did nothing with the request (RFC 9113 8.7).
+/// Whether the upstream said that it did nothing with the request (RFC 9113 8.7). Of a GOAWAY, whatever its reason, h2
+/// tells only the streams it left out; the others go on, or break with the connection.
 fn unprocessed(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            let reason = h2.reason();
-            return reason == Some(h2::Reason::REFUSED_STREAM)
-                || (h2.is_go_away() && h2.is_remote() && reason == Some(h2::Reason::NO_ERROR));
+            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
         }
         source = error.source();
     }
