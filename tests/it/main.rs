@@ -19,6 +19,7 @@ mod forward;
 mod http2;
 mod lifecycle;
 mod mock;
+mod outages;
 mod peers;
 mod rates;
 mod raw;
