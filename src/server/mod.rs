@@ -24,7 +24,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::Service,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
@@ -49,7 +49,7 @@ use crate::{
     tasks::Tasks,
 };
 
-use watch::{Answer, Watch, Watched};
+use watch::{Answer, Streams, Watch, Watched};
 
 /// Clients the kernel may hold while the accept loops are busy: a burst of thousands must not see resets.
 const BACKLOG: i32 = 4096;
@@ -291,7 +291,7 @@ impl Server {
     {
         let watch = Arc::<Watch>::default();
         let conn = std::pin::pin!(
-            http2::Builder::new(TokioExecutor::new())
+            http2::Builder::new(Streams { send_max: self.acceptors.limits.send_timeout })
                 .timer(TokioTimer::new())
                 .auto_date_header(false)
                 .max_concurrent_streams(STREAMS_MAX)

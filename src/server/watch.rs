@@ -14,6 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioExecutor;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
@@ -83,7 +85,10 @@ impl Body for Answer {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        // Only HTTP/2's streams have it.
+        PIECES.try_with(|pieces| pieces.asked(frame.is_ready())).ok();
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -92,6 +97,52 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+tokio::task_local! {
+    static PIECES: Arc<Pieces>;
+}
+
+/// The pieces of an HTTP/2 answer: how many were asked for, and whether the last one asked for was there. If so, the
+/// next is asked for as soon as the client has room.
+#[derive(Default)]
+struct Pieces {
+    asked: AtomicUsize,
+    given: AtomicBool,
+}
+
+impl Pieces {
+    fn asked(&self, given: bool) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.given.store(given, Ordering::Relaxed);
+    }
+}
+
+/// Runs the answers of an HTTP/2 connection, each until its client has taken nothing of it for `send_max`, twice at most.
+/// A stream without a window is no business of the connection's, and hyper waits for it without end.
+#[derive(Clone)]
+pub(super) struct Streams {
+    pub(super) send_max: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let max = self.send_max;
+        TokioExecutor::new().execute(async move {
+            let pieces = Arc::<Pieces>::default();
+            let mut stream = std::pin::pin!(PIECES.scope(Arc::clone(&pieces), stream));
+            loop {
+                let before = pieces.asked.load(Ordering::Relaxed);
+                if tokio::time::timeout(max, &mut stream).await.is_ok() {
+                    return;
+                }
+                if pieces.given.load(Ordering::Relaxed) && pieces.asked.load(Ordering::Relaxed) == before {
+                    tracing::debug!("a client takes nothing of an answer");
+                    return;
+                }
+            }
+        });
     }
 }
 

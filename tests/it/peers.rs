@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt;
 use tidegate::config::Upstream as Settings;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 
-use crate::support::{Proxy, Reply, Step, Upstream, metric, soon, wait_until};
+use crate::support::{Http2Client, Proxy, Reply, Step, Upstream, metric, soon, wait_until};
 
 /// More than any of the bounds, and so little that loopback carries it in no time.
 const ENDLESS_BYTES: usize = 64 << 20;
@@ -234,6 +235,21 @@ async fn a_client_that_stops_reading_gives_its_slot_back() {
     assert!(poured.load(Ordering::SeqCst) < CUT_BY_BYTES, "{poured:?} bytes were taken for a client that reads none");
     wait_until("and so was the client", || proxy.app().shared.metrics.downstream_connections.get() == 0).await;
     drop(client);
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_gives_its_slot_back_and_its_neighbours_go_on() {
+    let (url, poured) = endless("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n", vec![b'x'; 65536]).await;
+    let proxy = Proxy::configured(&url, |config| config.limits.send_timeout = Duration::from_millis(500));
+    let client = Http2Client::connect(proxy.addr).await;
+    let unread = client.send("GET", "/x", &[], "").await;
+    proxy.idle().await;
+    wait_until("the upstream was let go", || poured.load(Ordering::SeqCst) > 0).await;
+    assert!(poured.load(Ordering::SeqCst) < CUT_BY_BYTES, "{poured:?} bytes were taken for a client that reads none");
+    let mut neighbour = client.send("GET", "/x", &[], "").await.into_body();
+    let first = soon("a piece of another answer", neighbour.frame()).await.unwrap().unwrap();
+    assert!(first.into_data().unwrap().starts_with(b"x"));
+    assert!(soon("the end", unread.into_body().collect()).await.is_err(), "half an answer looks whole");
 }
 
 #[tokio::test]
