@@ -14,11 +14,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
-    config::Config,
+    config::{Config, Limits},
     gate::Accounts,
     metrics::Metrics,
     proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
@@ -64,6 +65,9 @@ pub struct App {
     pub admin: Option<SocketAddr>,
     /// Fired when somebody asks for a drain over the admin listener.
     pub drain_asked: CancellationToken,
+    /// What it was started with; some of it stays in force until a restart.
+    started: Arc<Config>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     compiler: Compiler,
     connections: Tasks,
     background: Tasks,
@@ -80,7 +84,8 @@ impl App {
         let background = Tasks::new();
         let compiler = Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone() };
         let snapshot = compiler.compile(Arc::clone(&config), None)?;
-        let tls = config.tls.as_ref().map(server::tls_acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
+        let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
         let (listener, proxy) = bind("listen", config.listen)?;
         let admin_listener = config.admin.map(|address| bind("admin", address)).transpose()?;
         let shared = Arc::new(Shared {
@@ -96,6 +101,8 @@ impl App {
             proxy,
             admin: admin_listener.as_ref().map(|(_, address)| *address),
             drain_asked: drain_asked.clone(),
+            started: Arc::clone(&config),
+            tls: tls.clone(),
             compiler,
             connections: Tasks::new(),
             background,
@@ -129,29 +136,45 @@ impl App {
         Ok(app)
     }
 
-    /// Takes a new configuration. Running exchanges keep the one they began with; gates keep what they learnt. What
-    /// cannot change while running is named in the log.
+    /// Takes a new configuration, or nothing of it. Running exchanges keep the one they began with, connections their
+    /// certificate, gates what they learnt. What cannot change while running is named in the log.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let former = self.shared.snapshot.load_full();
-        let fixed = [
-            ("listen", former.config.listen != config.listen),
-            ("tls", former.config.tls != config.tls),
-            ("admin", former.config.admin != config.admin),
-            ("threads", former.config.threads != config.threads),
-            ("limits", former.config.limits != config.limits),
-        ];
-        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
+        let snapshot = self.compiler.compile(Arc::new(config), Some(&former))?;
+        // Nothing fails from here on.
+        for key in self.needs_restart(&snapshot.config) {
             tracing::warn!(key, "this change needs a restart; the former value stays in force");
         }
-        let snapshot = self.compiler.compile(Arc::new(config), Some(&former))?;
+        if let (Some(running), Some(tls)) = (&self.tls, tls) {
+            running.store(Arc::new(tls));
+        }
         self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
+        let snapshot = Arc::new(snapshot);
+        self.shared.snapshot.store(Arc::clone(&snapshot));
+        // After the swap, so that no gate is made with the former settings meanwhile.
         for route in &snapshot.routes {
             for (credential, gate) in route.accounts.entries() {
                 gate.retune(route.gate_settings(&credential));
             }
         }
-        self.shared.snapshot.store(Arc::new(snapshot));
         Ok(())
+    }
+
+    /// The keys whose values in `config` are others than those in force, and stay so.
+    fn needs_restart<'a>(&self, config: &Config) -> impl Iterator<Item = &'a str> {
+        let started = &self.started;
+        // Not asked for by the listener, but by each exchange.
+        let limits = Limits { accounts_max: config.limits.accounts_max, ..started.limits };
+        [
+            ("listen", started.listen != config.listen),
+            ("tls", started.tls.is_some() != config.tls.is_some()),
+            ("admin", started.admin != config.admin),
+            ("threads", started.threads != config.threads),
+            ("limits", limits != config.limits),
+        ]
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
     }
 
     /// Ends politely: not ready, then no new connections, then waits for what runs. Returns how many connections had
@@ -199,9 +222,11 @@ impl Compiler {
                 let (old, new) = (&route.settings, settings);
                 (&old.url, &old.tls, old.http2, old.deadlines) == (&new.url, &new.tls, new.http2, new.deadlines)
             });
+            let connector = Connector::new(settings)?;
             let connector = match same_way {
-                Some(route) => Arc::clone(&route.connector),
-                None => Arc::new(Connector::new(settings)?),
+                // Its connections are kept, unless its files hold something else now.
+                Some(route) if route.connector.files == connector.files => Arc::clone(&route.connector),
+                Some(_) | None => Arc::new(connector),
             };
             let accounts = known.map_or_else(
                 || {

@@ -17,6 +17,7 @@ use crate::{
     files,
     mock::{self, MockArgs},
     telemetry::{self, LogFormat, LogLevel},
+    watch::Watch,
 };
 
 /// A local reverse proxy that keeps any client inside a rate-limited API's limits: it caps what is in flight, queues
@@ -172,7 +173,8 @@ fn serve(args: ServeArgs) -> u8 {
             &"nothing to stand in front of: give --upstream URL or --config FILE (tidegate --help shows examples)",
         );
     }
-    let config = match load(args.config.as_deref(), &overrides) {
+    let mut source = Source::new(args.config, overrides);
+    let config = match source.load() {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &format_args!("configuration: {error}")),
     };
@@ -192,13 +194,36 @@ fn serve(args: ServeArgs) -> u8 {
             Err(error) => return fail(USAGE, &error),
         };
         ready(&app, &upstreams.join(","));
-        let reload = || load(args.config.as_deref(), &overrides);
-        until_asked_to_end(&app, signals, reload).await
+        until_asked_to_end(&app, signals, source).await
     })
 }
 
 fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
     Config::build(file, overrides, &|name| std::env::var(name).ok())
+}
+
+/// Where the configuration comes from, again and again.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: Overrides,
+    /// The file, and every file it names.
+    watch: Watch,
+}
+
+impl Source {
+    fn new(file: Option<PathBuf>, overrides: Overrides) -> Self {
+        let mut watch = Watch::new();
+        watch.follow(file.clone());
+        Self { file, overrides, watch }
+    }
+
+    fn load(&mut self) -> Result<Config, ConfigError> {
+        self.watch.mark();
+        let config = load(self.file.as_deref(), &self.overrides)?;
+        // Whether it is taken or not: what it lacks may come.
+        self.watch.follow(self.file.iter().cloned().chain(config.files()));
+        Ok(config)
+    }
 }
 
 /// The one line that scripts wait for.
@@ -231,22 +256,24 @@ impl Signals {
     }
 }
 
-async fn until_asked_to_end(app: &App, mut signals: Signals, load: impl Fn() -> Result<Config, ConfigError>) -> u8 {
+async fn until_asked_to_end(app: &App, mut signals: Signals, mut source: Source) -> u8 {
     loop {
         let Signals { terminate, interrupt, hang_up } = &mut signals;
-        tokio::select! {
+        let reason = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = app.drain_asked.cancelled() => break,
-            _ = hang_up.recv() => {
-                let taken = load().map_err(|error| error.to_string())
-                    .and_then(|config| app.reload(config).map_err(|error| error.to_string()));
-                app.shared.metrics.reloaded(taken.is_ok());
-                match taken {
-                    Ok(()) => tracing::info!("configuration reloaded"),
-                    Err(error) => tracing::error!(error, "configuration rejected; the former one stays in force"),
-                }
-            }
+            _ = hang_up.recv() => "SIGHUP",
+            () = source.watch.changed() => "a file changed",
+        };
+        let taken = source
+            .load()
+            .map_err(|error| error.to_string())
+            .and_then(|config| app.reload(config).map_err(|error| error.to_string()));
+        app.shared.metrics.reloaded(taken.is_ok());
+        match taken {
+            Ok(()) => tracing::info!(reason, "configuration reloaded"),
+            Err(error) => tracing::error!(reason, error, "configuration rejected; the former one stays in force"),
         }
     }
     tracing::info!("draining: waiting for running exchanges; a second signal ends at once");

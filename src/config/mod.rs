@@ -57,6 +57,22 @@ pub struct Config {
     pub trace: Trace,
 }
 
+impl Config {
+    /// Every file it names: certificates, keys and issuers. The configuration file itself is not among them.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let listener = self.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
+        listener.flatten().cloned().chain(self.upstreams.iter().flat_map(|upstream| upstream.tls.files()))
+    }
+}
+
+impl UpstreamTls {
+    /// Every file it names.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let (cert, key) = self.client.as_ref().map_or((None, None), |(cert, key)| (Some(cert), Some(key)));
+        [self.ca.as_ref(), cert, key].into_iter().flatten().cloned()
+    }
+}
+
 /// Certificate and key of the proxy listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenTls {

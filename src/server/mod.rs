@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode, Version};
 use hyper::{
     body::{Body, Incoming},
@@ -148,8 +149,8 @@ pub struct Server {
     pub acceptors: Arc<Acceptors>,
     /// This thread's engine.
     pub engine: Arc<Engine>,
-    /// TLS of the listener.
-    pub tls: Option<TlsAcceptor>,
+    /// TLS of the listener. Connections keep what they began with.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// Connections are tasks of this group.
     pub connections: Tasks,
     /// No new connections, and the open ones end with their current request.
@@ -236,12 +237,15 @@ impl Server {
                     }
                 }
                 // Boxed: a plain connection, of which there may be thousands, must not reserve room for all this.
-                Some(tls) => Box::pin(server.serve_tls(stream, tls, deadline)).await,
+                Some(tls) => {
+                    let tls = TlsAcceptor::from(tls.load_full());
+                    Box::pin(server.serve_tls(stream, tls, deadline)).await;
+                }
             }
         });
     }
 
-    async fn serve_tls(&self, stream: TcpStream, tls: &TlsAcceptor, deadline: Instant) {
+    async fn serve_tls(&self, stream: TcpStream, tls: TlsAcceptor, deadline: Instant) {
         match tokio::time::timeout_at(deadline, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -412,7 +416,7 @@ impl Drop for Open {
 }
 
 /// Reads certificate, key and client issuers.
-pub fn tls_acceptor(tls: &ListenTls) -> Result<TlsAcceptor, TlsError> {
+pub fn tls_config(tls: &ListenTls) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Parts(error.to_string()))?;
@@ -435,7 +439,7 @@ pub fn tls_acceptor(tls: &ListenTls) -> Result<TlsAcceptor, TlsError> {
         .with_single_cert(certificates(&tls.cert)?, key)
         .map_err(|error| TlsError::Parts(format!("certificate and key: {error}")))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(config)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

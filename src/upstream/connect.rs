@@ -23,6 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     config::{Http2, TlsRoots, Upstream, UpstreamTls},
     fault::Unreached,
+    watch,
 };
 
 /// Head start of an address over the next one (RFC 8305, 5).
@@ -39,6 +40,8 @@ pub struct Connector {
     http2: Http2,
     deadline: Duration,
     pub(super) linger: Duration,
+    /// What the TLS files held when they were read.
+    pub files: Vec<watch::Content>,
     /// `Host` of forwarded requests.
     pub host_header: HeaderValue,
     /// Scheme and authority, for HTTP/2's pseudo-headers.
@@ -101,6 +104,8 @@ impl Connector {
         let https = url.scheme() == Some(&Scheme::HTTPS);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_u16().unwrap_or(if https { 443 } else { 80 });
+        // Before they are read: a change in between is then noticed later, not never.
+        let files = upstream.tls.files().map(|path| watch::content(&path)).collect();
         let tls = if https { Some(Tls::new(upstream, &host)?) } else { None };
         let authority = url.authority().map_or(host.as_str(), |authority| authority.as_str());
         let host_header = HeaderValue::from_str(authority).map_err(|_| ConnectorError::Tls {
@@ -118,6 +123,7 @@ impl Connector {
             http2: upstream.http2,
             deadline: upstream.deadlines.connect,
             linger: upstream.deadlines.linger,
+            files,
             host_header,
             origin,
             base_path,

@@ -23,6 +23,7 @@ mod outages;
 mod peers;
 mod rates;
 mod raw;
+mod reload;
 mod retries;
 mod support;
 mod tidy;

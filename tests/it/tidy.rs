@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `tasks`, `telemetry`) are open to all
-/// but `control`.
-const MAY_CALL: [(&str, &[&str]); 16] = [
+/// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `tasks`, `telemetry`, `watch`) are open to
+/// all but `control`.
+const MAY_CALL: [(&str, &[&str]); 17] = [
     ("admin", &["control", "gate", "metrics", "proxy"]),
     ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "upstream"]),
     ("cli", &["app", "config", "demo", "mock"]),
@@ -24,8 +24,9 @@ const MAY_CALL: [(&str, &[&str]); 16] = [
     ("proxy", &["config", "control", "gate", "provider", "upstream"]),
     ("server", &["config", "proxy"]),
     ("upstream", &["config", "control", "gate"]),
+    ("watch", &[]),
 ];
-const LEAVES: [&str; 6] = ["clock", "fault", "files", "metrics", "tasks", "telemetry"];
+const LEAVES: [&str; 7] = ["clock", "fault", "files", "metrics", "tasks", "telemetry", "watch"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
