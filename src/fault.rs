@@ -40,6 +40,9 @@ pub enum Fault {
     /// No response head in time.
     #[error("the upstream did not answer within {}", seconds(.0))]
     FirstByteTimeout(Duration),
+    /// A mistake in Tidegate itself.
+    #[error("Tidegate failed inside; other requests are not affected")]
+    Internal,
     /// The request target is longer than half a head may be.
     #[error("the request target is too long")]
     LongTarget,
@@ -117,6 +120,7 @@ pub enum FaultKind {
     Deadline,
     Draining,
     FirstByteTimeout,
+    Internal,
     LongTarget,
     NoRoute,
     QueueFull,
@@ -129,7 +133,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in label order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadBody,
         Self::BadHead,
         Self::BadMethod,
@@ -137,6 +141,7 @@ impl FaultKind {
         Self::Deadline,
         Self::Draining,
         Self::FirstByteTimeout,
+        Self::Internal,
         Self::LongTarget,
         Self::NoRoute,
         Self::QueueFull,
@@ -158,6 +163,7 @@ impl FaultKind {
             Self::Deadline => "deadline",
             Self::Draining => "draining",
             Self::FirstByteTimeout => "first_byte_timeout",
+            Self::Internal => "internal",
             Self::LongTarget => "long_target",
             Self::NoRoute => "no_route",
             Self::QueueFull => "queue_full",
@@ -182,6 +188,7 @@ impl Fault {
             Self::Deadline(_) => FaultKind::Deadline,
             Self::Draining => FaultKind::Draining,
             Self::FirstByteTimeout(_) => FaultKind::FirstByteTimeout,
+            Self::Internal => FaultKind::Internal,
             Self::LongTarget => FaultKind::LongTarget,
             Self::NoRoute => FaultKind::NoRoute,
             Self::QueueFull { .. } => FaultKind::QueueFull,
@@ -202,6 +209,7 @@ impl Fault {
             Self::LongTarget => StatusCode::URI_TOO_LONG,
             Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Draining | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::CannotWait { .. } | Self::QueueFull { .. } | Self::Quota { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -223,6 +231,7 @@ impl Fault {
             | Self::BadMethod
             | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
+            | Self::Internal
             | Self::LongTarget
             | Self::NoRoute
             | Self::RequestTimeout
@@ -238,6 +247,7 @@ impl Fault {
         match self {
             Self::Deadline(_)
             | Self::FirstByteTimeout(_)
+            | Self::Internal
             | Self::QueueTimeout { .. }
             | Self::Quota { .. }
             | Self::Unreachable(_)
@@ -262,6 +272,7 @@ impl Fault {
             | Self::BadHead(_)
             | Self::BadMethod
             | Self::Draining
+            | Self::Internal
             | Self::LongTarget
             | Self::RequestTimeout => true,
             Self::CannotWait { .. }
@@ -372,6 +383,7 @@ mod tests {
             Fault::Deadline(second),
             Fault::Draining,
             Fault::FirstByteTimeout(second),
+            Fault::Internal,
             Fault::LongTarget,
             Fault::NoRoute,
             Fault::QueueFull { depth_max: 1, retry_after: second },

@@ -37,7 +37,11 @@ use crate::{
     fault::{Fault, Unreached},
     gate::{Gate, Permit},
     metrics::{End, Metrics},
-    provider::{demand, presets::Preset, signals},
+    provider::{
+        demand,
+        presets::{ErrorShape, Preset},
+        signals,
+    },
     tasks::Tasks,
     upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
 };
@@ -111,6 +115,16 @@ impl Engine {
             record.write_trace(response.headers_mut());
         }
         Ok(response.map(|data| OutBody::own(data, Some(record))))
+    }
+
+    /// What the client gets if [`handle`](Self::handle) panics.
+    #[must_use]
+    pub fn answer_to_panic(request: &Request<Incoming>) -> AnswerToPanic {
+        AnswerToPanic {
+            shape: route::error_shape(request.uri().path(), Preset::Generic),
+            to_head: request.method() == Method::HEAD,
+            http1: request.version() <= http::Version::HTTP_11,
+        }
     }
 
     /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`].
@@ -230,6 +244,23 @@ impl Engine {
         let pool = Pool::new(Arc::clone(connector), Arc::clone(&self.shared.metrics), self.background.clone());
         pools.push(Arc::clone(&pool));
         pool
+    }
+}
+
+/// What the client of an exchange that panicked gets.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerToPanic {
+    shape: ErrorShape,
+    to_head: bool,
+    http1: bool,
+}
+
+impl AnswerToPanic {
+    /// The answer.
+    #[must_use]
+    pub fn response(&self) -> Response<OutBody> {
+        let method = if self.to_head { Method::HEAD } else { Method::POST };
+        Fault::Internal.response(self.shape, &method, self.http1).map(|data| OutBody::own(data, None))
     }
 }
 

@@ -109,6 +109,9 @@ impl Default for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let Some(gate) = &self.gate else { return };
+        if std::thread::panicking() && self.fault.is_none() {
+            (self.end, self.fault) = (End::Fault, Some(FaultKind::Internal));
+        }
         let took = clock::now().saturating_duration_since(self.started);
         let request_bytes = self.upload.as_ref().map_or(self.request_bytes, |upload| upload.bytes());
         gate.metrics.exchange_ended(self.end);

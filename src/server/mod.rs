@@ -9,12 +9,14 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -46,7 +48,7 @@ use crate::{
     clock,
     config::{Limits, ListenTls},
     metrics::Metrics,
-    proxy::Engine,
+    proxy::{AnswerToPanic, Engine, OutBody},
     tasks::Tasks,
 };
 
@@ -56,6 +58,8 @@ use watch::{Answer, Streams, Watch, Watched};
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// An accept loop that has not failed for this long is said to work again.
+const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 /// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
 /// since the first to close must be the client.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
@@ -161,6 +165,7 @@ impl Server {
     /// Accepts until closing; serves what it accepts and what other workers hand over.
     pub async fn run(self, listener: StdListener, mut handed: Handed) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
+        let mut failed_at: Option<std::time::Instant> = None;
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return Ok(()),
@@ -169,9 +174,18 @@ impl Server {
                     Err(error) => self.lost(self.index, &error),
                 },
                 accepted = self.accept(&listener) => match accepted {
-                    Ok(stream) => self.hand_over(stream),
+                    Ok(stream) => {
+                        let quiet = |at| clock::now().saturating_duration_since(at) >= RECOVERED_AFTER;
+                        if failed_at.take_if(|at| quiet(*at)).is_some() {
+                            tracing::warn!("connections are accepted again");
+                        }
+                        self.hand_over(stream);
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "accepting a connection failed; trying again shortly");
+                        // Said once: it may go on for as long as connections stay open.
+                        if failed_at.replace(clock::now()).is_none() {
+                            tracing::warn!(%error, "connections cannot be accepted; trying again until they can");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -368,23 +382,47 @@ impl Exchanges {
 impl Service<Request<Incoming>> for Exchanges {
     type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Exchange;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Exchange {
         let open = self.watch.begin();
-        let watch = Arc::clone(&self.watch);
         let mut request = Box::new(request);
         if request.version() <= Version::HTTP_11 && !request.body().is_end_stream() {
-            request.extensions_mut().insert(Arc::clone(&watch.unheard));
+            request.extensions_mut().insert(Arc::clone(&self.watch.unheard));
         }
-        let answered = Arc::clone(&self.engine).handle(request);
-        Box::pin(async move {
-            let response = answered.await?;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                watch.becomes_tunnel();
-            }
-            Ok(response.map(|body| Answer { body, _open: open }))
-        })
+        Exchange {
+            panicked: Engine::answer_to_panic(&request),
+            handled: Box::pin(Arc::clone(&self.engine).handle(request)),
+            watch: Arc::clone(&self.watch),
+            open: Some(open),
+        }
+    }
+}
+
+/// A running exchange. If it panics, it fails alone: its slot comes back, its client is answered, and the connection's
+/// other exchanges go on.
+struct Exchange {
+    handled: Pin<Box<dyn Future<Output = Result<Response<OutBody>, Infallible>> + Send>>,
+    panicked: AnswerToPanic,
+    watch: Arc<Watch>,
+    open: Option<watch::Open>,
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let handled = &mut self.handled;
+        // Never polled again afterwards: what it left half done is dropped with it.
+        let response = match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
+            Ok(handled) => ready!(handled)?,
+            Err(_) => self.panicked.response(),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.watch.becomes_tunnel();
+        }
+        let open = self.open.take();
+        Poll::Ready(Ok(response.map(|body| Answer { body, _open: open })))
     }
 }
 

@@ -77,7 +77,7 @@ impl Drop for Open {
 /// An answer, until it is gone.
 pub(super) struct Answer {
     pub(super) body: OutBody,
-    pub(super) _open: Open,
+    pub(super) _open: Option<Open>,
 }
 
 impl Body for Answer {

@@ -14,6 +14,7 @@ mod admission;
 mod cancel;
 mod config;
 mod disguise;
+mod faults;
 mod floods;
 mod forward;
 mod http2;
