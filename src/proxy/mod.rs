@@ -21,7 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,13 @@ impl Engine {
         let preset = snapshot.route(request.uri()).map_or(Preset::Generic, |route| route.settings.preset);
         let shape = route::error_shape(request.uri().path(), preset);
         let fault = match self.exchange(request, &snapshot, &mut record).await {
-            Ok(response) => return Ok(response),
+            Ok(mut response) => {
+                if http1 && !self.shared.is_ready() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // While connections are still accepted: a client that keeps this one would find it closed later.
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                return Ok(response);
+            }
             Err(fault) => fault,
         };
         let response = fault.response(shape, &method, http1);

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{Client, Folder, Process, Reply, Response, Step, Upstream, metric, soon, wait_until};
 
@@ -156,6 +159,91 @@ async fn what_outlasts_the_drain_is_cut_and_counted_and_whoever_still_waits_is_t
     let last = ended.err.lines().last().unwrap_or_default();
     assert!(last.starts_with("tidegate: drain: 1 connection"), "{last}");
     assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn during_the_delay_it_is_not_ready_and_serves_but_keeps_no_connection() {
+    let upstream = slow_upstream().await;
+    let folder = Folder::new();
+    let url = upstream.url();
+    let text = format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain: {{ delay: 2s, max: 20s }}\nupstreams: [{{ url: '{url}' }}]\n"
+    );
+    let process = Process::start(&["--config", &folder.write("tidegate.yaml", &text)], &[]);
+    upstream.release(1);
+    let mut kept = posted(&process, "/x").await;
+    assert_eq!(kept.response().await.header("connection"), None);
+    let signalled = Instant::now();
+    process.signal(Signal::TERM);
+    process.admin_says("/readyz", |page| page.status == 503).await;
+    let noticed = signalled.elapsed();
+    assert!(noticed < Duration::from_millis(100), "not ready only after {noticed:?}");
+    upstream.release(2);
+    for mut client in [kept, process.client().await] {
+        client.post("/x", "", "{}").await;
+        let response = client.response().await;
+        assert_eq!((response.text().as_str(), response.header("connection")), ("done", Some("close")));
+        assert!(client.rest().await.1, "closed politely");
+    }
+    assert!(signalled.elapsed() < Duration::from_secs(2), "the delay was over before the test was");
+    let mut last = posted(&process, "/x").await;
+    wait_until("the last one is at the upstream", || upstream.count() == 4).await;
+    refuses_connections(&process).await;
+    assert!(signalled.elapsed() >= Duration::from_secs(2), "{:?}", signalled.elapsed());
+    upstream.release(1);
+    let response = last.response().await;
+    assert_eq!((response.text().as_str(), response.header("connection")), ("done", Some("close")));
+    assert_eq!(process.ended().await.code, Some(0));
+}
+
+/// Whole HTTP/2 frames of a connection: type, flags, stream, payload.
+async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    soon("a frame", stream.read_exact(&mut head)).await.ok()?;
+    let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+    soon("a payload", stream.read_exact(&mut payload)).await.ok()?;
+    Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+}
+
+#[tokio::test]
+async fn an_http2_client_is_told_to_go_in_two_steps_and_gets_its_answer() {
+    const HEADERS: u8 = 1;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let upstream = slow_upstream().await;
+    let process = serve(&upstream, &[]);
+    let mut stream = TcpStream::connect(process.addr("proxy").await).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // :method GET, :scheme http, :path /, :authority h; the head and the stream end here.
+    let head = b"\x82\x86\x84\x41\x01h";
+    let send = async |stream: &mut TcpStream, id: u8| {
+        stream.write_all(&[0, 0, head.len() as u8, HEADERS, 5, 0, 0, 0, id]).await.unwrap();
+        stream.write_all(head).await.unwrap();
+    };
+    send(&mut stream, 1).await;
+    wait_until("the request is at the upstream", || upstream.count() == 1).await;
+    process.signal(Signal::TERM);
+    let mut goaways = Vec::new();
+    let mut answered = Vec::new();
+    while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
+        match kind {
+            GOAWAY => goaways.push((u32::from_be_bytes(payload[..4].try_into().unwrap()), payload[4..8].to_vec())),
+            PING if flags & 1 == 0 => {
+                // A request that was on its way when the first word arrived.
+                send(&mut stream, 3).await;
+                stream.write_all(&[0, 0, 8, PING, 1, 0, 0, 0, 0]).await.unwrap();
+                stream.write_all(&payload).await.unwrap();
+                wait_until("it is served too", || upstream.count() == 2).await;
+                upstream.release(2);
+            }
+            HEADERS => answered.push(id),
+            _ => {}
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 3]);
+    assert_eq!(goaways, [((1 << 31) - 1, vec![0; 4]), (3, vec![0; 4])]);
+    assert_eq!(process.ended().await.code, Some(0));
 }
 
 #[tokio::test]
