@@ -6,7 +6,9 @@ use http::Version;
 use tidegate::config::{Http2, ListenTls, TlsRoots, Upstream as Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Http2Client, Identity, Issuer, Proxy, Reply, TlsUpstream, Upstream, soon};
+use crate::support::{
+    Folder, Http2Client, Identity, Issuer, Process, Proxy, Reply, TlsUpstream, Upstream, soon, wait_until,
+};
 
 const BOTH: &[&str] = &["h2", "http/1.1"];
 
@@ -69,6 +71,35 @@ async fn an_upstream_that_cannot_prove_who_it_is_gets_no_request() {
         assert!(response.text().contains("TLS"), "{name}: {}", response.text());
         assert!(upstream.seen().is_empty(), "{name}");
         proxy.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_is_wrong_with_an_upstreams_certificate() {
+    let (issuer, stranger) = (Issuer::new(), Issuer::new());
+    let expired = issuer.identity_with("localhost", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    for (name, own, want) in [
+        ("unknown issuer", stranger.identity("localhost"), "UnknownIssuer"),
+        ("another name", issuer.identity("other.test"), "not valid for name \"localhost\""),
+        ("expired", expired, "certificate expired"),
+    ] {
+        let upstream = TlsUpstream::start(&own, BOTH, None).await;
+        let folder = Folder::new();
+        let text = format!(
+            "listen: 127.0.0.1:0\nadmin: off\nupstreams:\n  - url: {}\n    retry: {{ attempts_max: 1 }}\n    tls: {{ roots: none, ca: '{}' }}\n",
+            upstream.url(),
+            issuer.file().display()
+        );
+        let process = Process::start(&["--config", &folder.write("tidegate.yaml", &text)], &[]);
+        let mut client = process.client().await;
+        client.post("/x", "authorization: Bearer secret\r\n", "{}").await;
+        let response = client.response().await;
+        assert_eq!((response.status, response.header("x-tidegate-fault")), (502, Some("unreachable")), "{name}");
+        wait_until("it is logged", || process.err().contains("TLS handshake with the upstream failed")).await;
+        let log = process.err();
+        let line = log.lines().find(|line| line.contains("TLS handshake")).unwrap();
+        assert!(line.contains("WARN") && line.contains("localhost") && line.contains(want), "{name}: {line}");
+        assert!(!log.contains("secret"), "{name}: {log}");
     }
 }
 

@@ -1,6 +1,14 @@
 //! Certificates, and an upstream that speaks TLS and both HTTP versions.
 
-use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
@@ -41,9 +49,12 @@ pub struct Identity {
 impl Issuer {
     /// A new one that nobody knows.
     pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an issuer for tests");
+        // With a name of its own: one of the same name would be taken for it, and its signatures for wrong.
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("issuer {nth} for tests"));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let folder = Folder::new();
         folder.write("ca.pem", &issuer.pem());
