@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::{clock, metrics::End, provider::usage::UsageScanner, upstream::Hold};
+use crate::{clock, fault::FaultKind, metrics::End, provider::usage::UsageScanner, upstream::Hold};
 
 use super::{head, record::Record};
 
@@ -59,6 +59,9 @@ pub struct Relay {
 /// Why a body was cut.
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
+    /// A mistake in Tidegate itself.
+    #[error("Tidegate failed inside")]
+    Internal,
     /// The upstream reset the stream before its end.
     #[error("the upstream reset the stream before its end")]
     Short,
@@ -120,6 +123,19 @@ impl OutBody {
         Self::Relay(Box::new(relay))
     }
 
+    /// It panicked: nothing more comes of it, and its slot comes back.
+    pub fn panicked(&mut self) -> Cut {
+        let broken = std::mem::replace(self, Self::own(Bytes::new(), None));
+        let record = match broken {
+            Self::Full { record, .. } => record,
+            Self::Relay(relay) => Some(relay.record),
+        };
+        if let Some(mut record) = record {
+            (record.end, record.fault) = (End::Fault, Some(FaultKind::Internal));
+        }
+        Cut::Internal
+    }
+
     /// With a reader for what is still to come.
     #[must_use]
     pub(super) fn reading(mut self, reader: Option<Box<UsageScanner>>) -> Self {
@@ -144,6 +160,12 @@ impl Relay {
             if let Some(usage) = self.reader.take().and_then(|reader| reader.usage())
                 && let Some(permit) = hold.permit()
             {
+                tracing::debug!(
+                    upstream = permit.gate().upstream(),
+                    account = permit.gate().account(),
+                    ?usage,
+                    "usage read"
+                );
                 permit.finish(&usage);
             }
             hold.finish();

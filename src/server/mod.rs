@@ -422,7 +422,7 @@ impl Future for Exchange {
             self.watch.becomes_tunnel();
         }
         let open = self.open.take();
-        Poll::Ready(Ok(response.map(|body| Answer { body, _open: open })))
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, open))))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
@@ -76,8 +77,25 @@ impl Drop for Open {
 
 /// An answer, until it is gone.
 pub(super) struct Answer {
-    pub(super) body: OutBody,
-    pub(super) _open: Option<Open>,
+    body: OutBody,
+    /// It broke, and what came before is given time to leave.
+    broken: Option<Cut>,
+    _open: Option<Open>,
+}
+
+impl Answer {
+    pub(super) fn new(body: OutBody, open: Option<Open>) -> Self {
+        Self { body, broken: None, _open: open }
+    }
+
+    /// On an error hyper drops what it has not written yet, the head as well (1.12, `proto/h1/dispatch.rs`). A client
+    /// would find its connection closed without a byte, take it for a stale one, and might send a POST again. Of a
+    /// body that is not ready it writes what it has.
+    fn breaks<T>(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<T> {
+        self.broken = Some(cut);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 impl Body for Answer {
@@ -85,14 +103,26 @@ impl Body for Answer {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(cut) = self.broken.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
+        let body = &mut self.body;
+        let frame = match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *body).poll_frame(cx))) {
+            Ok(Poll::Ready(Some(Err(cut)))) => self.breaks(cut, cx),
+            Ok(frame) => frame,
+            // Over for this exchange alone: the connection resets the stream, or itself if it has no streams.
+            Err(_) => {
+                let cut = body.panicked();
+                self.breaks(cut, cx)
+            }
+        };
         // Only HTTP/2's streams have it.
         PIECES.try_with(|pieces| pieces.asked(frame.is_ready())).ok();
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.broken.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::{BodyExt, Full};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use tidegate::telemetry::{self, LogFormat, LogLevel};
 use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
 use crate::support::{Http2Client, Process, Proxy, Reply, Step, Upstream, metric, soon, text, wait_until};
 
-/// Panics where the program logs that an attempt is made again: in the middle of an exchange.
+/// Panics where the program logs that an attempt is made again, in the middle of an exchange, or what an answer used,
+/// in the middle of its body.
 struct Mine;
 
 struct Text(bool);
 
 impl Visit for Text {
     fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        self.0 |= format!("{value:?}").contains("attempt is made again");
+        let said = format!("{value:?}");
+        self.0 |= said.contains("attempt is made again") || said.contains("usage read");
     }
 }
 
@@ -70,6 +75,73 @@ async fn a_panic_fails_one_exchange_and_its_slot_comes_back() {
     proxy.idle().await;
     let page = proxy.admin("/metrics").await.text();
     assert_eq!(metric(&page, "tidegate_faults_total", &["kind=\"internal\""]), Some(6.0), "{page}");
+}
+
+#[tokio::test]
+async fn a_panic_inside_a_body_fails_that_exchange_alone() {
+    tracing::subscriber::set_global_default(Mine).unwrap();
+    let events = "data: {\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n";
+    let upstream = Upstream::start(move |seen| match seen.line() {
+        line if line.contains("/bad") => Reply::new(200, "content-type: text/event-stream\r\n", events),
+        line if line.contains("/held") => Reply::ok("held").held(),
+        _ => Reply::ok("hello"),
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.ceiling = Some(2));
+    let client = Http2Client::connect(proxy.addr).await;
+    let neighbour = tokio::spawn({
+        let client = client.clone();
+        async move { client.post("/held", "{}").await }
+    });
+    wait_until("the neighbour is under way", || upstream.count() == 1).await;
+    for _ in 0..3 {
+        let request = Request::post("http://tidegate.test/bad").body(Full::from("{}")).unwrap();
+        // A reset may overtake the head.
+        if let Ok(response) = client.request(request).await {
+            assert!(response.into_body().collect().await.is_err(), "what is missing is not taken for an end");
+        }
+        let mut one = proxy.client().await;
+        one.post("/bad", "", "{}").await;
+        let (said, _) = one.rest().await;
+        assert!(!String::from_utf8_lossy(&said).contains("usage"), "it was cut");
+    }
+    upstream.release(1);
+    assert_eq!(neighbour.await.unwrap(), (200, "held".to_owned()), "on the same connection");
+    assert_eq!(client.post("/x", "{}").await, (200, "hello".to_owned()));
+    proxy.idle().await;
+    let page = proxy.admin("/metrics").await.text();
+    assert_eq!(metric(&page, "tidegate_faults_total", &["kind=\"internal\""]), Some(6.0), "{page}");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_line_of_the_log_and_quotes_nothing() {
+    const CHILD: &str = "TIDEGATE_TEST_FORMAT";
+    let fail = |what: &str| assert!(!what.starts_with("sk-"), "byte index 1 of `{what}`");
+    if let Ok(format) = std::env::var(CHILD) {
+        let format = if format == "json" { LogFormat::Json } else { LogFormat::Text };
+        telemetry::start(format, LogLevel::Warn);
+        assert!(std::thread::spawn(move || fail("sk-secret")).join().is_err());
+        return;
+    }
+    let test = std::thread::current().name().unwrap().to_owned();
+    for format in ["json", "text"] {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &test, "--nocapture"])
+            .env(CHILD, format)
+            .env("RUST_BACKTRACE", "1")
+            .output()
+            .unwrap();
+        let log = String::from_utf8(child.stderr).unwrap();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("faults.rs")).collect();
+        assert!(child.status.success() && !lines.is_empty() && !log.contains("sk-"), "{log}");
+        if format == "json" {
+            let line: serde_json::Value =
+                serde_json::from_str(lines[0]).unwrap_or_else(|error| panic!("{error}: {log}"));
+            assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("ERROR"), Some("panic")), "{log}");
+            assert!(line["place"].as_str().unwrap().starts_with("tests/it/faults.rs:"), "{log}");
+            assert!(line["backtrace"].as_str().unwrap().contains("faults"), "{log}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Proxy, wait_until};
+use crate::support::{Proxy, Reply, Step, Upstream, wait_until};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood";
 
@@ -119,5 +119,29 @@ async fn an_upstream_that_comes_back_is_used_at_once() {
             let response = proxy.post("/x", "", "{}").await;
             assert_eq!((response.status, response.header("x-tidegate-fault")), (502, Some("unreachable")));
         }
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_reaches_the_client() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nx-request-id: r\r\n";
+    for (name, answer, part) in [
+        ("a length, no body", format!("{HEAD}content-length: 5\r\n\r\n"), ""),
+        ("a length, a part", format!("{HEAD}content-length: 9\r\n\r\npart"), "part"),
+        ("chunks, none", format!("{HEAD}transfer-encoding: chunked\r\n\r\n"), ""),
+        ("chunks, one", format!("{HEAD}transfer-encoding: chunked\r\n\r\n4\r\npart\r\n"), "part"),
+    ] {
+        let upstream = Upstream::start(move |_| Reply::raw(answer.clone()).then(Step::Close)).await;
+        let proxy = Proxy::start(&upstream.url(), |_| {});
+        // An empty end on a kept connection is what clients take for a stale one, and send a POST again.
+        for _ in 0..10 {
+            let mut client = proxy.client().await;
+            client.post("/x", "", "{}").await;
+            let (said, _) = client.rest().await;
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.starts_with("HTTP/1.1 200") && said.contains("x-request-id: r"), "{name}: {said:?}");
+            assert!(said.contains(part) && !said.ends_with("0\r\n\r\n"), "{name}: {said:?}");
+        }
+        proxy.idle().await;
     }
 }
