@@ -24,13 +24,20 @@ pub(super) struct At<T> {
 }
 
 /// A single value, still text, that remembers where it stands and what it is called.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Value {
     pub(super) origin: Origin,
     pub(super) key: String,
     pub(super) text: String,
     /// The text as written, fit for messages.
     pub(super) shown: String,
+}
+
+/// As in messages: the text may be a secret.
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.shown)
+    }
 }
 
 /// A mapping whose keys are names, in the order of the file.

@@ -96,7 +96,10 @@ impl serde::de::Error for Problem {
             None if expected.is_empty() => "no key is known here".to_owned(),
             None => format!("known here: {}", expected.join(", ")),
         };
-        Self::custom(format_args!("unknown key `{}`; {hint}", excerpt(field)))
+        // A credential with its tier behind it, `sk-…: pro`, is what somebody may write here.
+        let is_word = field.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+        let shown = if is_word || !expected.contains(&"credential") { excerpt(field) } else { HIDDEN.to_owned() };
+        Self::custom(format_args!("unknown key `{shown}`; {hint}"))
     }
 }
 
@@ -110,6 +113,9 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)
 }
+
+/// What stands for a text that may be a secret.
+pub(super) const HIDDEN: &str = "…";
 
 /// Text from outside, cut to a length that fits in a message.
 pub(super) fn excerpt(text: &str) -> String {

@@ -9,7 +9,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
 use super::{
     env::{self, Env, Masked},
-    problem::{Origin, Problem, excerpt},
+    problem::{HIDDEN, Origin, Problem, excerpt},
 };
 
 /// A value, where it stands and how messages call it.
@@ -21,17 +21,29 @@ pub(super) struct Node {
     pub(super) kind: Kind,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Kind {
     Mapping(Vec<(Key, Node)>),
     /// A key without a value, or `null`.
     Null,
     Scalar {
         text: String,
-        /// The text as it stands in the file: variables by name.
+        /// The text as it stands in the file, variables by name; not that of a credential.
         shown: String,
     },
     Sequence(Vec<Node>),
+}
+
+/// Variables by name, as in messages: their values may be secrets.
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mapping(entries) => f.debug_list().entries(entries).finish(),
+            Self::Null => f.write_str("null"),
+            Self::Scalar { shown, .. } => write!(f, "{shown:?}"),
+            Self::Sequence(items) => f.debug_list().entries(items).finish(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -106,7 +118,9 @@ impl<'a> Reader<'a> {
                 let kind = if plain && matches!(filled.text.as_str(), "" | "~" | "null" | "Null" | "NULL") {
                     Kind::Null
                 } else {
-                    Kind::Scalar { text: filled.text, shown: filled.shown }
+                    let hidden = holds_credential(key) && !filled.substituted;
+                    let shown = if hidden { HIDDEN.to_owned() } else { filled.shown };
+                    Kind::Scalar { text: filled.text, shown }
                 };
                 (kind, anchor, tag)
             }
@@ -121,7 +135,7 @@ impl<'a> Reader<'a> {
             | Event::StreamStart => return Err(origin.problem("not valid YAML: a value is missing")),
         };
         if let Some(tag) = tag {
-            return Err(unsupported_tag(&tag, origin));
+            return Err(unsupported_tag(&tag, origin, key));
         }
         let node = Node { origin, key: key.to_owned(), kind };
         if anchor != 0 {
@@ -226,17 +240,21 @@ fn key_name(event: Event<'_>, origin: Origin) -> Result<String, Problem> {
             .problem("merge keys (`<<`) are not supported; write the keys out, or repeat a whole section by alias"));
     }
     match tag {
-        Some(tag) => Err(unsupported_tag(&tag, origin)),
+        Some(tag) => Err(unsupported_tag(&tag, origin, "")),
         None => Ok(text.into_owned()),
     }
 }
 
-fn unsupported_tag(tag: &Tag, origin: Origin) -> Problem {
+fn unsupported_tag(tag: &Tag, origin: Origin, key: &str) -> Problem {
     let handle = if tag.handle == "tag:yaml.org,2002:" { "!!" } else { &tag.handle };
-    origin.problem(format_args!(
-        "the tag `{}` is not supported; leave it out",
-        excerpt(&format!("{handle}{}", tag.suffix))
-    ))
+    // A credential that begins with `!` reads like a tag.
+    let shown = if holds_credential(key) { HIDDEN.to_owned() } else { excerpt(&format!("{handle}{}", tag.suffix)) };
+    origin.problem(format_args!("the tag `{shown}` is not supported; leave it out"))
+}
+
+/// Where a credential stands, or one that was put into the wrong place: its text is in no message.
+fn holds_credential(key: &str) -> bool {
+    matches!(key, "account.tiers" | "account.tiers.credential" | "account.tiers.sha256")
 }
 
 fn size(node: &Node) -> usize {

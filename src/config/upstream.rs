@@ -80,6 +80,13 @@ fn upstream(origin: Origin, shape: file::Upstream, tiers: &Tiers) -> Result<Upst
 fn url(value: &Value) -> Result<Uri, Problem> {
     let text = value.text.as_str();
     let Some((scheme, rest)) = text.split_once("://") else {
+        if text.contains(['@', '?']) {
+            // Not shown either: it has the looks of a password or a key.
+            return Err(value.problem(format_args!(
+                "`{}` must be a URL with its scheme and without user name and query, such as `https://api.openai.com`",
+                value.key
+            )));
+        }
         let local = ["localhost", "127.", "10.", "192.168.", "[::1]"].iter().any(|host| text.starts_with(host));
         let scheme = if local { "http" } else { "https" };
         let proposal = if text.is_empty() { "api.openai.com" } else { &value.shown };
@@ -105,12 +112,17 @@ fn url(value: &Value) -> Result<Uri, Problem> {
 }
 
 fn parse_url(value: &Value) -> Result<Uri, Problem> {
-    let url: Uri = value.text.parse().map_err(|_| value.expected("a URL such as `https://api.openai.com`"))?;
+    let wrong = |want: &str| match value.text.contains('@') {
+        // A password with a slash in it.
+        true => value.problem(format_args!("`{}` is none of the kind expected: {want}", value.key)),
+        false => value.expected(want),
+    };
+    let url: Uri = value.text.parse().map_err(|_| wrong("a URL such as `https://api.openai.com`"))?;
     let authority = url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let bare = authority.rsplit_once(']').map_or(authority, |(_, port)| port);
     let port_is_number = bare.split_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0));
     if !port_is_number {
-        return Err(value.expected("a URL whose port is a number from 1 to 65535"));
+        return Err(wrong("a URL whose port is a number from 1 to 65535"));
     }
     Ok(url)
 }
@@ -244,13 +256,17 @@ fn tls(shape: &file::UpstreamTls) -> Result<UpstreamTls, Problem> {
     })
 }
 
-fn server_name(value: &Value) -> Result<String, Problem> {
+pub(super) fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         inner && !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-')
     };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+fn server_name(value: &Value) -> Result<String, Problem> {
     let is_ip = value.text.parse::<std::net::IpAddr>().is_ok();
-    if !is_ip && (value.text.len() > 253 || !value.text.split('.').all(label)) {
+    if !is_ip && !is_host_name(&value.text) {
         return Err(value.expected("a host name, such as `api.example.com`"));
     }
     Ok(value.text.clone())
