@@ -37,8 +37,29 @@ const NO_TRAILERS: [HeaderName; 10] = [
     header::TRAILER,
 ];
 
+/// Fields that carry secrets.
+const SECRETS: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    header::SET_COOKIE,
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
 /// Request headers that are for Tidegate.
 const OWN_PREFIX: &str = "x-tidegate-";
+
+/// Marks the values that are secrets: none of them is ever printed, and HTTP/2 keeps none of them in its tables.
+pub(super) fn hide(headers: &mut HeaderMap) {
+    for (name, value) in headers.iter_mut() {
+        if SECRETS.contains(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
 
 /// The protocol a client asks to switch to, if it does so in a way that can be passed on.
 #[must_use]
@@ -104,6 +125,7 @@ pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
     let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(header::UPGRADE).cloned()).flatten();
     one_framing(headers);
     strip_hop_by_hop(headers);
+    hide(headers);
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -221,6 +243,20 @@ mod tests {
         assert_eq!(left, ["content-length", "host", "te", "trailer", "x-kept"]);
         assert_eq!(headers["te"], "trailers");
         assert_eq!(headers.get_all("x-kept").iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let mut headers = map(&[("authorization", "Bearer sk-1"), ("cookie", "sk-2"), ("x-api-key", "sk-3")]);
+        headers.append(header::COOKIE, HeaderValue::from_static("sk-4"));
+        headers.insert("accept", HeaderValue::from_static("text/plain"));
+        hide(&mut headers);
+        join_cookies(&mut headers);
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.headers = headers;
+        compact(&mut head);
+        let printed = format!("{head:?}");
+        assert!(printed.contains("text/plain") && !printed.contains("sk-"), "{printed}");
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Engine {
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<OutBody>, Fault> {
         let Some(noted) = record.as_mut() else { return Err(Fault::BadBody) };
+        head::hide(request.headers_mut());
         strict::request(&request, snapshot.config.limits.header_bytes_max)?;
         let route = Arc::clone(snapshot.route(request.uri())?);
         let settings = &route.settings;

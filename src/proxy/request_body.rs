@@ -87,14 +87,12 @@ impl Drop for Share {
     }
 }
 
-/// A client's request body.
-#[derive(Debug)]
+/// A client's request body. Without `Debug`: prompts are not to be printed.
 pub(super) struct RequestBody {
     kind: Kind,
     _share: Option<Share>,
 }
 
-#[derive(Debug)]
 enum Kind {
     Buffered { data: Bytes, trailers: Option<Box<HeaderMap>>, chunked: bool },
     Streaming { unsent: Option<SendBody>, upload: Arc<Upload> },

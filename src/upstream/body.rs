@@ -19,8 +19,7 @@ use crate::clock;
 
 use super::Unheard;
 
-/// The body of one attempt: held in full, or passed through as it comes.
-#[derive(Debug)]
+/// The body of one attempt: held in full, or passed through as it comes. Without `Debug`: prompts are not to be printed.
 pub enum SendBody {
     /// Held in full. `chunked`: the client did not announce a length, so none is announced upstream.
     Buffered {

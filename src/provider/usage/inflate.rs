@@ -7,12 +7,10 @@ use flate2::write::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use super::scan::Scan;
 
 /// Feeds a scan with what its input unpacks to.
-#[derive(Debug)]
 pub(super) struct Inflate {
     coding: Coding,
 }
 
-#[derive(Debug)]
 enum Coding {
     Gzip(GzDecoder<Bounded>),
     Zlib(ZlibDecoder<Bounded>),
@@ -92,7 +90,7 @@ fn write<D: Write>(decoder: &mut D, out: fn(&mut D) -> &mut Bounded, chunk: &[u8
 }
 
 /// A scan that takes only so many bytes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Bounded {
     scan: Scan,
     left: usize,

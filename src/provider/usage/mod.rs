@@ -17,12 +17,10 @@ mod tests;
 mod walk;
 
 /// Finds the usage in an answer, fed chunk by chunk.
-#[derive(Debug)]
 pub struct UsageScanner {
     source: Source,
 }
 
-#[derive(Debug)]
 enum Source {
     Plain(Scan),
     Packed(Box<Inflate>),

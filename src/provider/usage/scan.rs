@@ -5,7 +5,7 @@ use memchr::{memchr2, memmem, memrchr2};
 use super::{Usage, numbers::Numbers, walk::Walk};
 
 /// Looks for usage in plain bytes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Scan {
     is_lines: bool,
     /// The current line was walked from its start.

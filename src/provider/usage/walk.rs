@@ -14,7 +14,7 @@ pub(super) const OBJECT_BYTES_MAX: usize = 4 * 1024;
 /// `delta.usage`, `x_groq.usage`), or in one of its items (Gemini's array).
 const DEPTH_MAX: u32 = 2;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Walk {
     place: Place,
     /// Objects and arrays that are open.
@@ -23,7 +23,6 @@ pub(super) struct Walk {
     copied: Option<Copied>,
 }
 
-#[derive(Debug)]
 enum Place {
     /// Between strings.
     Between(Expect),
@@ -46,7 +45,7 @@ enum Expect {
 }
 
 /// The beginning of a string, as far as a key is long.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Key {
     bytes: [u8; KEY_BYTES_MAX],
     len: usize,
@@ -73,7 +72,6 @@ impl Key {
 }
 
 /// The bytes of an object that opened at a depth.
-#[derive(Debug)]
 struct Copied {
     bytes: Vec<u8>,
     depth: u32,
