@@ -95,6 +95,9 @@ impl App {
             refuse_waiting: CancellationToken::new(),
             draining: AtomicBool::new(false),
         });
+        for (key, address, others_may) in config.exposed() {
+            tracing::warn!(key, %address, "other machines can reach this address and {others_may}; nobody is asked who they are");
+        }
         let drain_asked = CancellationToken::new();
         let mut app = Self {
             shared: Arc::clone(&shared),

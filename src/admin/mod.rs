@@ -1,11 +1,17 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, the status page, `POST /drain`.
 
+mod doors;
 mod status;
 
-use std::{convert::Infallible, io, net::TcpListener as StdListener, sync::Arc};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, TcpListener as StdListener},
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,9 +26,13 @@ const CONNECTIONS_MAX: usize = 256;
 const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 const PAGE: &str = include_str!("page.html");
-/// The page runs its own inline script and style, and talks to nobody but this port.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
-                           frame-ancestors 'none'; base-uri 'none'";
+/// The page runs its own script and style, word for word, and talks to nobody but this port.
+static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let (script, style) = (doors::source_of(PAGE, "script"), doors::source_of(PAGE, "style"));
+    format!("script-src {script}; style-src {style}; connect-src 'self'; {POLICY}")
+});
+/// What any other answer may do in a browser: nothing.
+const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// What the admin listener can see and do.
 #[derive(Debug, Clone)]
@@ -37,6 +47,7 @@ impl Admin {
     /// Serves until `tasks` stop.
     pub async fn run(self, listener: StdListener, tasks: Tasks) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
+        let bound = listener.local_addr()?.ip();
         let stopping = tasks.stopping();
         let connections = tasks.child();
         while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
@@ -50,7 +61,7 @@ impl Admin {
             let (admin, stopping) = (self.clone(), stopping.clone());
             connections.spawn("admin connection", async move {
                 let service = service_fn(move |request| {
-                    let response = admin.handle(&request);
+                    let response = admin.handle(&request, bound);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let conn = http1::Builder::new()
@@ -65,7 +76,10 @@ impl Admin {
         Ok(())
     }
 
-    fn handle<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    fn handle<B>(&self, request: &Request<B>, bound: IpAddr) -> Response<Full<Bytes>> {
+        if let Err(barred) = doors::pass(request, bound, &self.shared.snapshot.load().config.admin_hosts) {
+            return text(barred.status(), barred.why());
+        }
         let path = request.uri().path();
         let wanted = if path == "/drain" { Method::POST } else { Method::GET };
         if *request.method() != wanted && !(wanted == Method::GET && *request.method() == Method::HEAD) {
@@ -82,8 +96,10 @@ impl Admin {
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/status" => typed("application/json", status::page(&self.shared).to_string()),
             "/" => {
-                let mut response = typed("text/html; charset=utf-8", PAGE.to_owned());
-                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+                let mut response = typed("text/html; charset=utf-8", PAGE);
+                if let Ok(policy) = HeaderValue::from_str(&PAGE_POLICY) {
+                    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+                }
                 response
             }
             "/drain" => {
@@ -114,7 +130,16 @@ fn typed(kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // For browsers that do not know `frame-ancestors`.
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }

@@ -28,6 +28,7 @@ pub(super) fn config(root: Root) -> Result<Config, Problem> {
         listen: listen_at,
         tls: root.tls.map(listen_tls).transpose()?,
         admin: admin_at,
+        admin_hosts: root.admin_hosts.iter().map(host_name).collect::<Result<_, _>>()?,
         threads: threads(root.threads.as_ref())?,
         tiers,
         upstreams,
@@ -36,6 +37,13 @@ pub(super) fn config(root: Root) -> Result<Config, Problem> {
         drain: drain(&root.drain)?,
         trace: trace(root.trace.as_ref())?,
     })
+}
+
+/// Made lower case. Without a port: it may be forwarded.
+fn host_name(value: &Value) -> Result<String, Problem> {
+    upstream::is_host_name(&value.text)
+        .then(|| value.text.to_ascii_lowercase())
+        .ok_or_else(|| value.expected("a host name without port, such as `tidegate.internal`"))
 }
 
 fn default_value(key: &str, text: &str) -> Value {

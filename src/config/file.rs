@@ -58,6 +58,7 @@ pub(super) struct Root {
     pub(super) listen: Option<Value>,
     pub(super) tls: Option<At<ListenTls>>,
     pub(super) admin: Option<Value>,
+    pub(super) admin_hosts: Vec<Value>,
     pub(super) threads: Option<Value>,
     pub(super) trace: Option<Value>,
     pub(super) tiers: Option<Named>,

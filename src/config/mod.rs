@@ -41,6 +41,8 @@ pub struct Config {
     pub tls: Option<ListenTls>,
     /// Address of the admin listener; `None`: off.
     pub admin: Option<SocketAddr>,
+    /// Host names the admin listener answers to besides `localhost` and addresses; lower case.
+    pub admin_hosts: Vec<String>,
     /// Worker threads, each with its own runtime and upstream connections. At least 1.
     pub threads: usize,
     /// Tier name → attempts in flight.
@@ -62,6 +64,15 @@ impl Config {
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let listener = self.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
         listener.flatten().cloned().chain(self.upstreams.iter().flat_map(|upstream| upstream.tls.files()))
+    }
+
+    /// The keys of the listeners that other machines can reach, and what that lets them do.
+    pub fn exposed(&self) -> impl Iterator<Item = (&'static str, SocketAddr, &'static str)> + '_ {
+        let only_known = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let listen = (!only_known).then_some(("listen", self.listen, "send requests to the upstreams"));
+        let admin = self.admin.map(|admin| ("admin", admin, "read the status and end the process"));
+        let here = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        listen.into_iter().chain(admin).filter(move |(_, address, _)| !here(*address))
     }
 }
 
@@ -276,4 +287,29 @@ pub enum Trace {
     Headers,
     /// Nothing is added.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_machines_reach_is_named() {
+        let mut config = Config::for_upstream("http://h").unwrap();
+        for (listen, admin, client_ca, want) in [
+            ("127.0.0.1:1", Some("127.0.0.1:2"), false, &[][..]),
+            ("[::1]:1", Some("[::ffff:127.0.0.1]:2"), false, &[]),
+            ("127.9.9.9:1", None, false, &[]),
+            ("0.0.0.0:1", Some("127.0.0.1:2"), false, &["listen"]),
+            ("[::]:1", Some("10.1.2.3:2"), false, &["listen", "admin"]),
+            ("0.0.0.0:1", Some("[::]:2"), true, &["admin"]),
+        ] {
+            config.listen = listen.parse().unwrap();
+            config.admin = admin.map(|admin| admin.parse().unwrap());
+            let [cert, key, ca] = ["cert", "key", "ca"].map(PathBuf::from);
+            config.tls = Some(ListenTls { cert, key, client_ca: client_ca.then_some(ca) });
+            let named: Vec<_> = config.exposed().map(|(key, ..)| key).collect();
+            assert_eq!(named, want, "{listen} {admin:?}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::{
 #[must_use]
 pub fn effective(config: &Config) -> String {
     let mut text = String::new();
-    let Config { listen, tls, admin, threads, tiers, upstreams, buffers, limits, drain, trace } = config;
+    let Config { listen, tls, admin, admin_hosts, threads, tiers, upstreams, buffers, limits, drain, trace } = config;
     let mut line = |content: String| {
         text.push_str(&content);
         text.push('\n');
@@ -24,6 +24,8 @@ pub fn effective(config: &Config) -> String {
         line(format!("tls: {{ cert: {cert}, key: {key}{} }}", client_ca.unwrap_or_default()));
     }
     line(format!("admin: {}", admin.map_or("off".to_owned(), |admin| quoted(&admin.to_string()))));
+    let hosts: Vec<String> = admin_hosts.iter().map(|host| quoted(host)).collect();
+    line(format!("admin_hosts: [{}]", hosts.join(", ")));
     line(format!("threads: {threads}"));
     line(format!(
         "trace: {}",

@@ -322,7 +322,7 @@ async fn which_methods_and_paths_there_are() {
         ("POST", "/metrics", 405, Some("GET")),
     ] {
         let mut client = Client::connect(proxy.admin).await;
-        client.send(format!("{method} {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")).await;
+        client.send(format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n")).await;
         let response = client.response().await;
         assert_eq!((response.status, response.header("allow")), (status, allow), "{method} {path}");
     }
@@ -332,7 +332,7 @@ async fn which_methods_and_paths_there_are() {
     assert_eq!(client.response().await.status, 202);
     assert!(proxy.app().drain_asked.is_cancelled());
     let mut client = Client::connect(proxy.admin).await;
-    client.send("HEAD /status HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    client.send("HEAD /status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert_eq!(client.response_to_head().await.status, 200);
     assert_eq!(upstream.count(), 0, "nothing of it goes upstream");
 }
@@ -345,6 +345,7 @@ async fn the_page_may_talk_to_nobody_but_this_port() {
     assert!(page.header("content-type").unwrap().starts_with("text/html"));
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
     for word in ["http://", "https://", "src=", "@import"] {
         assert!(!page.text().contains(word), "the page refers to something outside: {word}");

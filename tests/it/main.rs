@@ -11,6 +11,7 @@
 
 mod admin;
 mod admission;
+mod browsers;
 mod cancel;
 mod config;
 mod disguise;
