@@ -59,34 +59,34 @@ enum Command {
 #[derive(Debug, Args)]
 struct ServeArgs {
     /// The API to stand in front of, for example https://api.openai.com
-    #[arg(long, value_name = "URL", env = "TIDEGATE_UPSTREAM")]
+    #[arg(long, value_name = "URL", env = "TIDEGATE_UPSTREAM", hide_env_values = true)]
     upstream: Option<String>,
     /// Address of the proxy; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_LISTEN", hide_env_values = true)]
     listen: Option<String>,
     /// Address of metrics, status page and health checks, or `off` [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN")]
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", hide_env_values = true)]
     admin: Option<String>,
     /// The account's tier: free (10 in flight), pro (50), enterprise (200), or one of the file's
-    #[arg(long, value_name = "NAME", env = "TIDEGATE_TIER")]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_TIER", hide_env_values = true)]
     tier: Option<String>,
     /// Most attempts in flight per account, instead of a tier; neither: the limit is found
-    #[arg(long, value_name = "N", env = "TIDEGATE_CEILING")]
+    #[arg(long, value_name = "N", env = "TIDEGATE_CEILING", hide_env_values = true)]
     ceiling: Option<u32>,
     /// What is known about the provider: auto, generic, openai, anthropic, gemini, … [default: by the host's name]
-    #[arg(long, value_name = "NAME", env = "TIDEGATE_PRESET")]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_PRESET", hide_env_values = true)]
     preset: Option<String>,
     /// Configuration file (YAML)
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// How log lines look
-    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT", hide_env_values = true, default_value = "text")]
     log_format: LogFormat,
-    /// How much is logged
-    #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL", default_value = "info")]
+    /// How much of Tidegate's own doings is logged; libraries, which print headers and keys, only warn
+    #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL", hide_env_values = true, default_value = "info")]
     log_level: LogLevel,
     /// Worker threads [default: one per core]
-    #[arg(long, value_name = "N", env = "TIDEGATE_THREADS")]
+    #[arg(long, value_name = "N", env = "TIDEGATE_THREADS", hide_env_values = true)]
     threads: Option<usize>,
 }
 

@@ -27,6 +27,7 @@ mod rates;
 mod raw;
 mod reload;
 mod retries;
+mod secrets;
 mod support;
 mod tidy;
 mod tls;
