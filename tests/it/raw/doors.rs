@@ -82,7 +82,18 @@ async fn tunnels_and_echoes_are_no_methods_here() {
     let upstream = Upstream::start(|_| Reply::ok("fine")).await;
     let proxy = Proxy::start(&upstream.url(), |_| {});
     let client = Http2Client::connect(proxy.addr).await;
-    assert_eq!(client.send("TRACE", "/x", &[], "").await.status(), 405);
+    let connect = http::Request::connect("elsewhere.test:443").body(http_body_util::Full::default()).unwrap();
+    for answer in [client.send("TRACE", "/x", &[], "").await, client.request(connect).await.unwrap()] {
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-tidegate-fault"]),
+            (405, &"bad_method".parse().unwrap())
+        );
+        assert!(answer.headers()["allow"].to_str().unwrap().contains("GET"), "{answer:?}");
+    }
+    for method in ["TRACE /x", "CONNECT h:443"] {
+        let got = say(proxy.addr, format!("{method} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await;
+        assert!(got.text.to_lowercase().contains("\r\nallow: get"), "{method}: {}", got.text);
+    }
     assert_eq!(upstream.count(), 0);
 }
 
