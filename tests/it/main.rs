@@ -13,6 +13,7 @@ mod admin;
 mod admission;
 mod browsers;
 mod cancel;
+mod chaos;
 mod config;
 mod disguise;
 mod faults;
