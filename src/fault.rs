@@ -43,6 +43,9 @@ pub enum Fault {
     /// A mistake in Tidegate itself.
     #[error("Tidegate failed inside; other requests are not affected")]
     Internal,
+    /// The request has more fields than a head may have.
+    #[error("the request has too many header fields")]
+    LongHead,
     /// The request target is longer than half a head may be.
     #[error("the request target is too long")]
     LongTarget,
@@ -121,6 +124,7 @@ pub enum FaultKind {
     Draining,
     FirstByteTimeout,
     Internal,
+    LongHead,
     LongTarget,
     NoRoute,
     QueueFull,
@@ -133,7 +137,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in label order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadBody,
         Self::BadHead,
         Self::BadMethod,
@@ -142,6 +146,7 @@ impl FaultKind {
         Self::Draining,
         Self::FirstByteTimeout,
         Self::Internal,
+        Self::LongHead,
         Self::LongTarget,
         Self::NoRoute,
         Self::QueueFull,
@@ -164,6 +169,7 @@ impl FaultKind {
             Self::Draining => "draining",
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::Internal => "internal",
+            Self::LongHead => "long_head",
             Self::LongTarget => "long_target",
             Self::NoRoute => "no_route",
             Self::QueueFull => "queue_full",
@@ -189,6 +195,7 @@ impl Fault {
             Self::Draining => FaultKind::Draining,
             Self::FirstByteTimeout(_) => FaultKind::FirstByteTimeout,
             Self::Internal => FaultKind::Internal,
+            Self::LongHead => FaultKind::LongHead,
             Self::LongTarget => FaultKind::LongTarget,
             Self::NoRoute => FaultKind::NoRoute,
             Self::QueueFull { .. } => FaultKind::QueueFull,
@@ -206,6 +213,7 @@ impl Fault {
         match self {
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
             Self::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::LongTarget => StatusCode::URI_TOO_LONG,
             Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Draining | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -232,6 +240,7 @@ impl Fault {
             | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
             | Self::Internal
+            | Self::LongHead
             | Self::LongTarget
             | Self::NoRoute
             | Self::RequestTimeout
@@ -257,6 +266,7 @@ impl Fault {
             | Self::BadMethod
             | Self::CannotWait { .. }
             | Self::Draining
+            | Self::LongHead
             | Self::LongTarget
             | Self::NoRoute
             | Self::QueueFull { .. }
@@ -273,6 +283,7 @@ impl Fault {
             | Self::BadMethod
             | Self::Draining
             | Self::Internal
+            | Self::LongHead
             | Self::LongTarget
             | Self::RequestTimeout => true,
             Self::CannotWait { .. }
@@ -384,6 +395,7 @@ mod tests {
             Fault::Draining,
             Fault::FirstByteTimeout(second),
             Fault::Internal,
+            Fault::LongHead,
             Fault::LongTarget,
             Fault::NoRoute,
             Fault::QueueFull { depth_max: 1, retry_after: second },

@@ -53,6 +53,7 @@ pub use relay::{Cut, OutBody};
 pub use request_body::BufferBudget;
 use request_body::RequestBody;
 pub use route::{Route, Snapshot};
+pub use strict::HEADER_COUNT_MAX;
 use turn::Turn;
 
 /// What all threads share.

@@ -8,11 +8,18 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 
 use crate::fault::Fault;
 
+/// Fields in a request head. hyper counts those of HTTP/1.1 itself; in HTTP/2 a byte may stand for a field that was sent
+/// before, so that the length bounds next to nothing.
+pub const HEADER_COUNT_MAX: usize = 256;
+
 /// A request head. `head_bytes_max`: how long one may be; a target may be half as long.
 pub(super) fn request<B>(request: &Request<B>, head_bytes_max: u64) -> Result<(), Fault> {
     let (uri, headers) = (request.uri(), request.headers());
     if [Method::CONNECT, Method::TRACE].contains(request.method()) {
         return Err(Fault::BadMethod);
+    }
+    if headers.len() > HEADER_COUNT_MAX {
+        return Err(Fault::LongHead);
     }
     if !is_plainly_framed(headers) {
         return Err(Fault::BadHead("its Transfer-Encoding is not `chunked`"));

@@ -48,7 +48,7 @@ use crate::{
     clock,
     config::{Limits, ListenTls},
     metrics::Metrics,
-    proxy::{AnswerToPanic, Engine, OutBody},
+    proxy::{AnswerToPanic, Engine, HEADER_COUNT_MAX, OutBody},
     tasks::Tasks,
 };
 
@@ -63,18 +63,28 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 /// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
 /// since the first to close must be the client.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
-/// HTTP/2: requests at once on one client connection.
-const STREAMS_MAX: u32 = 4096;
-/// HTTP/1: header lines in a request head.
-const HEADER_COUNT_MAX: usize = 256;
+/// HTTP/2: requests at once on one client connection. Ten times what clients ask for by themselves; more wait at the
+/// client.
+const STREAMS_MAX: u32 = 1000;
+/// HTTP/2: streams a client may have reset before we have taken them on (RUSTSEC-2023-0034). More end the connection.
+const RESETS_UNSEEN_MAX: usize = 20;
+/// HTTP/2: streams a client may have made us reset, over a connection's life. More end it.
+const RESETS_CAUSED_MAX: usize = 1024;
 /// HTTP/1: how far a connection reads ahead of the body's reader. hyper's default is 417 KB a connection.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// HTTP/2: the same for one stream, and for a connection.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2: the longest frame we take.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// HTTP/2: the table that heads are compressed with, both ways.
+const HEADER_TABLE_BYTES: u32 = 4096;
+/// HTTP/2: what one answer may have waiting to be written, however large its client says that its window is.
+const SEND_AHEAD_BYTES: usize = 64 * 1024;
 
-/// HTTP/2: how often a quiet client is asked for a sign of life.
+/// HTTP/2: how often a quiet client is asked for a sign of life, and how long it has for it.
 const PING_EVERY: Duration = Duration::from_secs(30);
+const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Pause between two looks at a preface that has begun.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -313,10 +323,16 @@ impl Server {
                 .timer(TokioTimer::new())
                 .auto_date_header(false)
                 .max_concurrent_streams(STREAMS_MAX)
+                .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
+                .max_local_error_reset_streams(RESETS_CAUSED_MAX)
                 .max_header_list_size(u32::try_from(self.head_bytes_max()).unwrap_or(u32::MAX))
+                .header_table_size(HEADER_TABLE_BYTES)
+                .max_frame_size(FRAME_BYTES_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_send_buf_size(SEND_AHEAD_BYTES)
                 .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PONG_WITHIN)
                 .serve_connection(self.watched(stream, &watch, false), Exchanges::new(&self.engine, &watch))
         );
         self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;

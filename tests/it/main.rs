@@ -9,6 +9,7 @@
     reason = "tests may panic, use the real clock, and ignore how a scripted peer fares"
 )]
 
+mod abuse;
 mod admin;
 mod admission;
 mod browsers;

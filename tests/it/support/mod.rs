@@ -1,6 +1,7 @@
 //! What the tests stand on: a scripted upstream, a raw client, a running proxy. Real sockets on loopback, port 0.
 
 mod client;
+pub mod frames;
 mod http2;
 mod process;
 mod proxy;
