@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use prometheus::IntGauge;
 
 use crate::{
+    clock,
     fault::Fault,
     upstream::{ClientBody, SendBody, Upload},
 };
@@ -27,6 +28,10 @@ use super::head;
 /// A body of unknown length is waited for this long between its pieces. What is complete by then is held; what is
 /// not is a conversation (gRPC, long uploads) and must flow. Guess: longer than any sender that has its data pauses.
 const UNANNOUNCED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A body that is held must come at least so fast, beyond a silence it may begin with: whoever drips would hold memory
+/// for ever. Guess: a tenth of what a slow telephone has.
+const HELD_BYTES_PER_SECOND_MIN: u64 = 16 * 1024;
 
 /// A body up to this size is copied before it waits: it would keep a read buffer of 8 KiB from being used again.
 const COMPACT_BYTES_MAX: usize = 8 * 1024;
@@ -129,13 +134,20 @@ impl RequestBody {
         silence_max: Option<Duration>,
     ) -> Result<Self, Fault> {
         let mut read = Pieces::default();
+        let pace = Pace { began: clock::now(), silence_max };
+        let mut bytes = 0;
         loop {
-            let frame = match silence_max {
-                Some(max) => tokio::time::timeout(max, body.frame()).await.map_err(|_| Fault::RequestTimeout)?,
+            let frame = match pace.next_by(bytes) {
+                Some(by) => {
+                    tokio::time::timeout_at(by.into(), body.frame()).await.map_err(|_| Fault::RequestTimeout)?
+                }
                 None => body.frame().await,
             };
             match frame {
-                Some(Ok(frame)) => read.add(frame, length),
+                Some(Ok(frame)) => {
+                    bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                    read.add(frame, length);
+                }
                 Some(Err(_)) => return Err(Fault::BadBody),
                 None => break,
             }
@@ -154,7 +166,11 @@ impl RequestBody {
         silence_max: Option<Duration>,
     ) -> Result<Self, Fault> {
         let mut read = Pieces::default();
-        while let Ok(frame) = tokio::time::timeout(UNANNOUNCED_PAUSE, body.frame()).await {
+        let pace = Pace { began: clock::now(), silence_max };
+        // One that drips, with shorter pauses, is a conversation too.
+        while pace.next_by(share.bytes).is_none_or(|by| clock::now() < by)
+            && let Ok(frame) = tokio::time::timeout(UNANNOUNCED_PAUSE, body.frame()).await
+        {
             match frame {
                 Some(Ok(frame)) => {
                     let more = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -241,6 +257,21 @@ impl RequestBody {
         {
             *unsent = Some(body);
         }
+    }
+}
+
+/// How fast a body that is held must come.
+struct Pace {
+    began: Instant,
+    silence_max: Option<Duration>,
+}
+
+impl Pace {
+    /// When the next piece must be there, after `bytes`; `None`: whenever it likes.
+    fn next_by(&self, bytes: u64) -> Option<Instant> {
+        let silence_max = self.silence_max?;
+        let earned = Duration::from_millis(bytes.saturating_mul(1000) / HELD_BYTES_PER_SECOND_MIN);
+        Some((clock::now() + silence_max).min(self.began + silence_max + earned))
     }
 }
 

@@ -294,6 +294,48 @@ async fn a_body_that_stops_coming_is_a_fault_whether_it_is_held_or_streamed() {
 }
 
 #[tokio::test]
+async fn a_held_body_that_drips_is_a_fault_though_it_never_stops() {
+    let upstream = Upstream::start(|_| Reply::ok("")).await;
+    let proxy = Proxy::configured(&upstream.url(), |config| {
+        config.upstreams[0].deadlines.idle = Some(Duration::from_millis(400));
+    });
+    let mut client = proxy.client().await;
+    client.send("POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 100000\r\n\r\n").await;
+    let (mut read, mut write) = client.stream.split();
+    let drip = async {
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = [0; 1024];
+    let read = tokio::select! {
+        () = drip => 0,
+        read = soon("an answer", read.read(&mut answer)) => read.unwrap(),
+    };
+    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_timeout"), "{answer}");
+    wait_until("nothing is held", || proxy.app().shared.metrics.buffered_bytes.get() == 0).await;
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_held_body_that_is_slow_but_comes_is_fine() {
+    let upstream = Upstream::start(|seen| Reply::ok(&seen.body.len().to_string())).await;
+    let proxy = Proxy::configured(&upstream.url(), |config| {
+        config.upstreams[0].deadlines.idle = Some(Duration::from_millis(500));
+    });
+    let mut client = proxy.client().await;
+    client.send("POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 200000\r\n\r\n").await;
+    // Longer than the longest silence, and several times as fast as it must be.
+    for _ in 0..10 {
+        client.send(vec![b'x'; 20_000]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(client.response().await.text(), "200000");
+}
+
+#[tokio::test]
 async fn an_answer_head_that_drips_is_cut_in_total_time() {
     let drip: Vec<_> = "HTTP/1.1 200 OK\r\nx-slow: and so on and on and on and on"
         .bytes()
