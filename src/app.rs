@@ -25,7 +25,7 @@ use crate::{
     proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
     server::{self, Acceptors, Server, TlsError},
     tasks::Tasks,
-    upstream::{Connector, ConnectorError},
+    upstream::{Connector, ConnectorError, Ways},
 };
 
 /// Time for exchanges that are refused when the drain is over to get their answer out.
@@ -79,10 +79,16 @@ pub struct App {
 impl App {
     /// Binds, starts the worker threads, and serves. The admin listener runs on the calling runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_by(config, Ways::default())
+    }
+
+    /// The same, with ways to the upstreams of the caller's choice.
+    pub fn start_by(config: Config, ways: Ways) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let background = Tasks::new();
-        let compiler = Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone() };
+        let compiler =
+            Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone(), ways };
         let snapshot = compiler.compile(Arc::clone(&config), None)?;
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
@@ -213,6 +219,7 @@ struct Compiler {
     metrics: Arc<Metrics>,
     labels: Arc<Mutex<HashSet<String>>>,
     tasks: Tasks,
+    ways: Ways,
 }
 
 impl Compiler {
@@ -225,7 +232,7 @@ impl Compiler {
                 let (old, new) = (&route.settings, settings);
                 (&old.url, &old.tls, old.http2, old.deadlines) == (&new.url, &new.tls, new.http2, new.deadlines)
             });
-            let connector = Connector::new(settings)?;
+            let connector = Connector::new(settings, self.ways.clone())?;
             let connector = match same_way {
                 // Its connections are kept, unless its files hold something else now.
                 Some(route) if route.connector.files == connector.files => Arc::clone(&route.connector),

@@ -17,7 +17,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
     fault::Unreached,
     watch,
 };
+
+use super::Ways;
 
 /// Head start of an address over the next one (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -40,6 +42,7 @@ pub struct Connector {
     http2: Http2,
     deadline: Duration,
     pub(super) linger: Duration,
+    pub(super) ways: Ways,
     /// What the TLS files held when they were read.
     pub files: Vec<watch::Content>,
     /// `Host` of forwarded requests.
@@ -99,7 +102,7 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     /// Prepares everything that does not change from connection to connection. Reads the TLS files.
-    pub fn new(upstream: &Upstream) -> Result<Self, ConnectorError> {
+    pub fn new(upstream: &Upstream, ways: Ways) -> Result<Self, ConnectorError> {
         let url = &upstream.url;
         let https = url.scheme() == Some(&Scheme::HTTPS);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -123,6 +126,7 @@ impl Connector {
             http2: upstream.http2,
             deadline: upstream.deadlines.connect,
             linger: upstream.deadlines.linger,
+            ways,
             files,
             host_header,
             origin,
@@ -145,8 +149,8 @@ impl Connector {
     }
 
     async fn open(&self, http1: bool) -> Result<Connected, Unreached> {
-        let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(|_| Unreached::Dns)?;
-        let stream = reach(addresses.collect()).await?;
+        let addresses = (self.ways.resolve)(self.host.clone(), self.port).await.map_err(|_| Unreached::Dns)?;
+        let stream = reach(addresses).await?;
         // Small stream events must not wait for company.
         stream.set_nodelay(true).map_err(|_| Unreached::Connect)?;
         let Some(tls) = &self.tls else {

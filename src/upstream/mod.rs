@@ -8,9 +8,11 @@ mod body;
 mod connect;
 mod hold;
 mod pool;
+mod ways;
 
 pub(crate) use body::plus;
 pub use body::{ClientBody, SendBody, Upload};
 pub use connect::{Connector, ConnectorError};
 pub use hold::{Hold, Unheard};
 pub use pool::{Failed, Pool, Want};
+pub use ways::{Ages, Resolve, Resolving, Ways};

@@ -23,19 +23,13 @@ use tokio::sync::oneshot;
 use crate::{clock, control::limit::Outcome, fault::Unreached, gate::Permit, metrics::Metrics, tasks::Tasks};
 
 use super::{
-    Connector, SendBody, Upload,
+    Ages, Connector, SendBody, Upload,
     connect::{self, Stream},
     hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams, Unheard},
 };
 
-/// Idle connections are closed after this: providers close theirs after 60 s, and the first to close must be us.
-const IDLE_MAX: Duration = Duration::from_secs(45);
-/// No connection takes new work after this, so that a changed address is noticed.
-const AGE_MAX: Duration = Duration::from_secs(300);
 /// Idle connections kept per thread and upstream.
 const IDLE_COUNT_MAX: usize = 256;
-/// How often idle ones are looked through.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Streams on one HTTP/2 connection, whatever more the upstream allows: one broken connection ends all of them.
 const STREAMS_MAX: usize = 100;
 /// Time a connection has to become ready after its last response ended; it takes one turn of its task.
@@ -133,18 +127,15 @@ impl Pool {
             only_http1: only_http1.into(),
             tasks,
         });
-        let (swept, stopping) = (Arc::downgrade(&pool), pool.tasks.stopping());
+        let (swept, stopping, ages) = (Arc::downgrade(&pool), pool.tasks.stopping(), pool.connector.ways.ages);
         pool.tasks.spawn("pool sweep", async move {
-            while stopping.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+            while stopping.run_until_cancelled(tokio::time::sleep(ages.sweep_every)).await.is_some() {
                 let Some(pool) = swept.upgrade() else { return };
                 let now = clock::now();
-                let fresh = |conn: &Http1| {
-                    !conn.sender.is_closed() && now.saturating_duration_since(conn.idle_since) < IDLE_MAX
-                };
-                let stale: Vec<_> = pool.idle.lock().extract_if(.., |conn| !fresh(conn)).collect();
+                let stale: Vec<_> = pool.idle.lock().extract_if(.., |conn| !conn.is_of_use(now, ages)).collect();
                 drop(stale);
                 // Those who still use one keep it open.
-                pool.http2.lock().retain_mut(|conn| conn.is_of_use(now));
+                pool.http2.lock().retain_mut(|conn| conn.is_of_use(now, ages));
             }
         });
         pool
@@ -256,10 +247,7 @@ impl Pool {
         }
         loop {
             let mut conn = self.idle.lock().pop()?;
-            if conn.sender.is_closed()
-                || now.saturating_duration_since(conn.idle_since) >= IDLE_MAX
-                || now.saturating_duration_since(conn.opened) >= AGE_MAX
-            {
+            if !conn.is_of_use(now, self.connector.ways.ages) {
                 continue;
             }
             // Its task may not have had its turn since the last response ended.
@@ -275,7 +263,7 @@ impl Pool {
         let mut conns = self.http2.lock();
         let conn = conns.iter_mut().find(|conn| {
             !conn.sender.is_closed()
-                && now.saturating_duration_since(conn.opened) < AGE_MAX
+                && now.saturating_duration_since(conn.opened) < self.connector.ways.ages.age_max
                 && conn.streams.open.load(Ordering::Relaxed) < conn.streams.max.load(Ordering::Relaxed)
         })?;
         conn.streams.open.fetch_add(1, Ordering::Relaxed);
@@ -407,16 +395,25 @@ impl Pool {
     }
 }
 
+impl Http1 {
+    /// Whether the pool should keep it.
+    fn is_of_use(&self, now: std::time::Instant, ages: Ages) -> bool {
+        !self.sender.is_closed()
+            && now.saturating_duration_since(self.opened) < ages.age_max
+            && now.saturating_duration_since(self.idle_since) < ages.idle_max
+    }
+}
+
 impl Http2 {
     /// Whether the pool should keep it.
-    fn is_of_use(&mut self, now: std::time::Instant) -> bool {
+    fn is_of_use(&mut self, now: std::time::Instant, ages: Ages) -> bool {
         if self.streams.open.load(Ordering::Relaxed) > 0 {
             self.quiet_since = None;
         }
         let quiet_since = *self.quiet_since.get_or_insert(now);
         !self.sender.is_closed()
-            && now.saturating_duration_since(self.opened) < AGE_MAX
-            && now.saturating_duration_since(quiet_since) < IDLE_MAX
+            && now.saturating_duration_since(self.opened) < ages.age_max
+            && now.saturating_duration_since(quiet_since) < ages.idle_max
     }
 }
 

@@ -33,3 +33,4 @@ mod secrets;
 mod support;
 mod tidy;
 mod tls;
+mod ways;

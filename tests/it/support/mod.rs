@@ -11,7 +11,7 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Response};
-pub use http2::{Http2Client, Http2Step, Http2Upstream, http2_ok, text};
+pub use http2::{Http2Client, Http2Seen, Http2Step, Http2Upstream, http2_ok, text};
 pub use process::{Folder, Process, metric};
 pub use proxy::Proxy;
 pub use tls::{Identity, Issuer, TlsUpstream};

@@ -7,6 +7,7 @@ use tidegate::{
     config::{Config, Upstream},
     control::{gate::GateView, signals::Attribution},
     gate::Gate,
+    upstream::Ways,
 };
 
 use super::{Client, Response, wait_until};
@@ -29,12 +30,17 @@ impl Proxy {
 
     /// In front of `url`, with changes to any setting.
     pub fn configured(url: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::by(Ways::default(), url, change)
+    }
+
+    /// The same, with names and connection ages of the test's own.
+    pub fn by(ways: Ways, url: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::for_upstream(url).unwrap();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.admin = Some("127.0.0.1:0".parse().unwrap());
         config.threads = 2;
         change(&mut config);
-        let app = App::start(config).unwrap();
+        let app = App::start_by(config, ways).unwrap();
         let (addr, admin) = (app.proxy, app.admin.unwrap());
         Self { app: Some(app), addr, admin }
     }
