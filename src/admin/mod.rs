@@ -102,6 +102,10 @@ impl Admin {
                 }
                 response
             }
+            // Every browser says so on a POST, whatever the page; ours asks for no such thing.
+            "/drain" if request.headers().contains_key(header::ORIGIN) => {
+                text(StatusCode::FORBIDDEN, "not from a web page\n")
+            }
             "/drain" => {
                 self.drain.cancel();
                 text(StatusCode::ACCEPTED, "draining\n")

@@ -328,6 +328,11 @@ async fn which_methods_and_paths_there_are() {
     }
     assert!(!proxy.app().drain_asked.is_cancelled());
     let mut client = Client::connect(proxy.admin).await;
+    for origin in ["http://evil.test", "null", "http://localhost"] {
+        client.post("/drain", &format!("origin: {origin}\r\n"), "").await;
+        assert_eq!(client.response().await.status, 403, "a page in a browser, {origin}");
+        assert!(!proxy.app().drain_asked.is_cancelled(), "{origin}");
+    }
     client.post("/drain", "", "").await;
     assert_eq!(client.response().await.status, 202);
     assert!(proxy.app().drain_asked.is_cancelled());
