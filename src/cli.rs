@@ -76,7 +76,7 @@ struct ServeArgs {
     /// What is known about the provider: auto, generic, openai, anthropic, gemini, … [default: by the host's name]
     #[arg(long, value_name = "NAME", env = "TIDEGATE_PRESET", hide_env_values = true)]
     preset: Option<String>,
-    /// Configuration file (YAML)
+    /// Configuration file (YAML); it is watched, and changes are taken while running
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// How log lines look
