@@ -43,8 +43,11 @@ pub enum Fault {
     /// A mistake in Tidegate itself.
     #[error("Tidegate failed inside; other requests are not affected")]
     Internal,
-    /// The request has more fields than a head may have.
-    #[error("the request has too many header fields")]
+    /// The request body is longer than `limits.body_bytes_max`.
+    #[error("the request body is too long")]
+    LongBody,
+    /// The request head is longer than `limits.header_bytes_max`, or has too many lines.
+    #[error("the request head is too long, or has too many fields")]
     LongHead,
     /// The request target is longer than half a head may be.
     #[error("the request target is too long")]
@@ -124,6 +127,7 @@ pub enum FaultKind {
     Draining,
     FirstByteTimeout,
     Internal,
+    LongBody,
     LongHead,
     LongTarget,
     NoRoute,
@@ -137,7 +141,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in label order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadBody,
         Self::BadHead,
         Self::BadMethod,
@@ -146,6 +150,7 @@ impl FaultKind {
         Self::Draining,
         Self::FirstByteTimeout,
         Self::Internal,
+        Self::LongBody,
         Self::LongHead,
         Self::LongTarget,
         Self::NoRoute,
@@ -169,6 +174,7 @@ impl FaultKind {
             Self::Draining => "draining",
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::Internal => "internal",
+            Self::LongBody => "long_body",
             Self::LongHead => "long_head",
             Self::LongTarget => "long_target",
             Self::NoRoute => "no_route",
@@ -195,6 +201,7 @@ impl Fault {
             Self::Draining => FaultKind::Draining,
             Self::FirstByteTimeout(_) => FaultKind::FirstByteTimeout,
             Self::Internal => FaultKind::Internal,
+            Self::LongBody => FaultKind::LongBody,
             Self::LongHead => FaultKind::LongHead,
             Self::LongTarget => FaultKind::LongTarget,
             Self::NoRoute => FaultKind::NoRoute,
@@ -213,6 +220,7 @@ impl Fault {
         match self {
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
             Self::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongBody => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::LongTarget => StatusCode::URI_TOO_LONG,
             Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -240,6 +248,7 @@ impl Fault {
             | Self::Deadline(_)
             | Self::FirstByteTimeout(_)
             | Self::Internal
+            | Self::LongBody
             | Self::LongHead
             | Self::LongTarget
             | Self::NoRoute
@@ -266,6 +275,7 @@ impl Fault {
             | Self::BadMethod
             | Self::CannotWait { .. }
             | Self::Draining
+            | Self::LongBody
             | Self::LongHead
             | Self::LongTarget
             | Self::NoRoute
@@ -283,6 +293,7 @@ impl Fault {
             | Self::BadMethod
             | Self::Draining
             | Self::Internal
+            | Self::LongBody
             | Self::LongHead
             | Self::LongTarget
             | Self::RequestTimeout => true,
@@ -395,6 +406,7 @@ mod tests {
             Fault::Draining,
             Fault::FirstByteTimeout(second),
             Fault::Internal,
+            Fault::LongBody,
             Fault::LongHead,
             Fault::LongTarget,
             Fault::NoRoute,

@@ -21,6 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use parking_lot::Mutex;
@@ -125,6 +126,21 @@ impl Engine {
     }
 
     /// What the client gets if [`handle`](Self::handle) panics.
+    /// What a client gets for bytes that are no request, or none that is read to its end: `status` is 400, 414 or 431.
+    #[must_use]
+    pub fn answer_to_no_request(&self, status: u16) -> Response<Bytes> {
+        let fault = match status {
+            414 => Fault::LongTarget,
+            431 => Fault::LongHead,
+            _ => Fault::BadHead("it is not well-formed HTTP"),
+        };
+        self.shared.metrics.fault_without_account(fault.kind());
+        // No path is known; most have one upstream.
+        let snapshot = self.shared.snapshot.load();
+        let preset = snapshot.routes.first().map_or(Preset::Generic, |route| route.settings.preset);
+        fault.response(preset.error_shape(), &Method::GET, true)
+    }
+
     #[must_use]
     pub fn answer_to_panic(request: &Request<Incoming>) -> AnswerToPanic {
         AnswerToPanic {
@@ -238,7 +254,7 @@ impl Engine {
         }
         let (mut head, _) = response.into_parts();
         answer::prepare(&mut head);
-        Response::from_parts(head, OutBody::own(bytes::Bytes::new(), None))
+        Response::from_parts(head, OutBody::own(Bytes::new(), None))
     }
 
     /// This thread's connections to an upstream.

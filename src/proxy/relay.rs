@@ -199,6 +199,8 @@ impl Relay {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
+                    // Nothing comes after them.
+                    self.complete();
             }
             Poll::Ready(Some(Err(error))) => {
                 self.record.end = End::UpstreamError;

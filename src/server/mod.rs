@@ -3,6 +3,7 @@
 //! Every worker thread accepts from the same socket and hands the connection to the thread with the fewest, so that
 //! few clients cannot leave a core idle while another queues.
 
+mod insert;
 mod watch;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::{
     body::{Body, Incoming},
     server::conn::{http1, http2},
@@ -36,7 +37,6 @@ use rustls::{
 };
 use socket2::{Domain, Socket, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::Instant,
@@ -52,7 +52,7 @@ use crate::{
     tasks::Tasks,
 };
 
-use watch::{Answer, Streams, Watch, Watched};
+use watch::{Answer, Connection, Streams, Watch, Watched};
 
 /// Clients the kernel may hold while the accept loops are busy: a burst of thousands must not see resets.
 const BACKLOG: i32 = 4096;
@@ -280,10 +280,7 @@ impl Server {
         }
     }
 
-    async fn serve<S>(&self, stream: S, http2: bool, first_head_by: Instant)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve<S: Connection>(&self, stream: S, http2: bool, first_head_by: Instant) {
         // Boxed: an HTTP/1.1 connection, of which there may be thousands, must not reserve room for HTTP/2.
         if http2 {
             Box::pin(self.serve_http2(stream, first_head_by)).await;
@@ -292,10 +289,7 @@ impl Server {
         }
     }
 
-    async fn serve_http1<S>(&self, stream: S, first_head_by: Instant)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve_http1<S: Connection>(&self, stream: S, first_head_by: Instant) {
         let head_bytes_max = self.head_bytes_max();
         let watch = Arc::<Watch>::default();
         // Pinned where it is made, for one copy: a name in between, or a hand-over by value, would keep room for more.
@@ -313,10 +307,7 @@ impl Server {
         self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
     }
 
-    async fn serve_http2<S>(&self, stream: S, first_head_by: Instant)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve_http2<S: Connection>(&self, stream: S, first_head_by: Instant) {
         let watch = Arc::<Watch>::default();
         let conn = std::pin::pin!(
             http2::Builder::new(Streams { send_max: self.acceptors.limits.send_timeout })
@@ -338,9 +329,8 @@ impl Server {
         self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
     }
 
-    fn watched<S>(&self, stream: S, watch: &Arc<Watch>, http1: bool) -> TokioIo<Watched<S>> {
-        let limits = &self.acceptors.limits;
-        TokioIo::new(Watched::new(stream, watch, http1, limits.header_timeout, limits.send_timeout))
+    fn watched<S: Connection>(&self, stream: S, watch: &Arc<Watch>, http1: bool) -> TokioIo<Watched<S>> {
+        TokioIo::new(Watched::new(stream, watch, &self.engine, http1, &self.acceptors.limits))
     }
 
     fn head_bytes_max(&self) -> usize {
@@ -403,10 +393,16 @@ impl Service<Request<Incoming>> for Exchanges {
     fn call(&self, request: Request<Incoming>) -> Exchange {
         let open = self.watch.begin();
         let mut request = Box::new(request);
+        if self.watch.take_fragment() {
+            // No more than any other target that is not a path, now that nobody can tell what it was.
+            *request.uri_mut() = Uri::from_static("*");
+        }
         if request.version() <= Version::HTTP_11 && !request.body().is_end_stream() {
             request.extensions_mut().insert(Arc::clone(&self.watch.unheard));
         }
         Exchange {
+            version: request.version(),
+            to_head: request.method() == Method::HEAD,
             panicked: Engine::answer_to_panic(&request),
             handled: Box::pin(Arc::clone(&self.engine).handle(request)),
             watch: Arc::clone(&self.watch),
@@ -419,6 +415,8 @@ impl Service<Request<Incoming>> for Exchanges {
 /// other exchanges go on.
 struct Exchange {
     handled: Pin<Box<dyn Future<Output = Result<Response<OutBody>, Infallible>> + Send>>,
+    version: Version,
+    to_head: bool,
     panicked: AnswerToPanic,
     watch: Arc<Watch>,
     open: Option<watch::Open>,
@@ -438,7 +436,7 @@ impl Future for Exchange {
             self.watch.becomes_tunnel();
         }
         let open = self.open.take();
-        Poll::Ready(Ok(response.map(|body| Answer::new(body, open))))
+        Poll::Ready(Ok(Answer::new(response, self.version, self.to_head, open)))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Request lines, names, values and sizes: a head is read one way, or refused.
 
+use tidegate::provider::presets::Preset;
+
 use super::{Case, either, passed, refused, refused_with, run};
+use crate::support::{Proxy, Reply, Upstream, metric};
 
 fn get(lines: &str) -> String {
     format!("GET /x HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")
@@ -150,9 +153,14 @@ async fn what_is_too_large_is_refused_with_its_own_status() {
         refused_with(&[431], "one long name", get(&format!("{}: b\r\n", long(70_000)))),
         refused_with(&[414], "a long target", line(&format!("GET /{} HTTP/1.1", long(40_000)))),
         refused_with(&[414], "a long query", line(&format!("GET /x?{} HTTP/1.1", long(50_000)))),
-        // hyper reads no further than a head may be long, and cannot tell what it would have been.
-        refused_with(&[414, 431], "a target longer than a head", line(&format!("GET /{} HTTP/1.1", long(100_000)))),
-        refused_with(&[400, 431], "an endless method", line(&format!("{} / HTTP/1.1", "G".repeat(100_000)))),
+        refused_with(&[414], "a target longer than a head", line(&format!("GET /{} HTTP/1.1", long(100_000)))),
+        refused_with(&[414], "an endless target", line(&format!("GET /{} HTTP/1.1", long(4 << 20)))),
+        refused_with(
+            &[431],
+            "a long value after a target",
+            line(&format!("GET /x HTTP/1.1\r\nX-A: {}", long(100_000))),
+        ),
+        refused_with(&[400, 414], "an endless method", line(&format!("{} / HTTP/1.1", "G".repeat(100_000)))),
         passed("a hundred and fifty headers", get(&"X-A: b\r\n".repeat(150)), &["x-a: b\r\n"], &[]),
         passed("a value of 32 KiB", get(&format!("X-A: {}\r\n", long(32_768))), &["aaaaaaaa\r\n"], &[]),
         passed(
@@ -163,4 +171,67 @@ async fn what_is_too_large_is_refused_with_its_own_status() {
         ),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_after_others_too_and_in_the_shape_of_the_api() {
+    let upstream = Upstream::start(|seen| match seen.line() {
+        // Ends like hyper's own answer to a bad request.
+        line if line.contains("/alike") => Reply::ok(std::str::from_utf8(ALIKE).unwrap()),
+        line if line.contains("/bare") => Reply::raw("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
+        _ => Reply::ok("fine"),
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.preset = Preset::Anthropic);
+    let mut client = proxy.client().await;
+    for path in ["/alike", "/bare", "/bare", "/x", "/alike"] {
+        client.get(path).await;
+        let response = client.response().await;
+        assert!(response.header("x-tidegate-fault").is_none(), "{path}: {response:?}");
+        let want: &[u8] = match path {
+            "/alike" => ALIKE,
+            "/x" => b"fine",
+            _ => b"",
+        };
+        assert_eq!(response.body, want, "{path}");
+    }
+    client.send("NO REQUEST\r\n\r\n").await;
+    let response = client.response().await;
+    assert_eq!((response.status, response.header("x-tidegate-fault")), (400, Some("bad_head")), "{response:?}");
+    assert_eq!(response.json().pointer("/type").unwrap(), "error");
+    assert_eq!(response.json().pointer("/error/type").unwrap(), "invalid_request_error");
+    assert!(client.rest().await.0.is_empty());
+    let page = proxy.admin("/metrics").await.text();
+    assert_eq!(metric(&page, "tidegate_faults_total", &["kind=\"bad_head\""]), Some(1.0), "{page}");
+
+    // Behind a request in the same packet: its answer first.
+    let mut client = proxy.client().await;
+    client.send("GET /x HTTP/1.1\r\nHost: h\r\n\r\nNO REQUEST\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), "fine");
+    let response = client.response().await;
+    assert_eq!((response.status, response.header("x-tidegate-fault")), (400, Some("bad_head")), "{response:?}");
+}
+
+const ALIKE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn a_fragment_never_goes_upstream() {
+    run(vec![
+        refused("in the path", line("GET /x#y HTTP/1.1")),
+        refused("after the query", line("GET /x?y#z HTTP/1.1")),
+        refused("in a URL", line("GET http://localhost/x#y HTTP/1.1")),
+        refused("empty", line("GET /x# HTTP/1.1")),
+        passed("escaped", line("GET /x%23y HTTP/1.1"), &["get /x%23y http/1.1\r\n"], &[]),
+        passed("only in a header", get("Referer: http://h/x#y\r\n"), &["referer: http://h/x#y\r\n"], &[]),
+    ])
+    .await;
+    // Of a head that came with another's answer under way it is not known any more, and left out.
+    let upstream = Upstream::start(|_| Reply::ok("fine").after(std::time::Duration::from_millis(20))).await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let mut client = proxy.client().await;
+    client.send("GET /x HTTP/1.1\r\nHost: h\r\n\r\nGET /y#z HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    for _ in 0..2 {
+        assert_eq!(client.response().await.text(), "fine");
+    }
+    assert_eq!(upstream.seen()[1].line(), "GET /y HTTP/1.1");
 }

@@ -22,7 +22,8 @@ const QUIET: Duration = Duration::from_millis(60);
 
 /// What must become of the bytes of a case.
 enum Want {
-    /// One answer with one of these status codes, the connection is closed, and nothing goes upstream.
+    /// One answer with one of these status codes that says whose it is and why, the connection is closed, and nothing
+    /// goes upstream.
     Refused(&'static [u16]),
     /// One answer (200), one request upstream, whose bytes contain all of `has` and none of `lacks`.
     Passed { has: &'static [&'static str], lacks: &'static [&'static str] },
@@ -65,6 +66,17 @@ struct Got {
 }
 
 /// Sends bytes, and listens until the connection ends or nothing more comes.
+impl Got {
+    /// It is an answer of Tidegate's own, whole and with its reason.
+    fn explains(&self) -> bool {
+        let (head, body) = self.text.split_once("\r\n\r\n").unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        head.contains("x-tidegate-fault: ")
+            && head.contains(&format!("content-length: {}", body.len()))
+            && json.pointer("/error/message").is_some()
+    }
+}
+
 async fn say(addr: SocketAddr, bytes: &[u8]) -> Got {
     let stream = TcpStream::connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -123,6 +135,7 @@ fn check(want: &Want, got: &Got, seen: &[Seen]) -> Result<(), String> {
         [status] if !statuses.contains(status) => Err(format!("not one of {statuses:?}")),
         [_] if !got.closed => Err("the connection stays open".to_owned()),
         [_] => Ok(()),
+        [_] if !got.explains() => Err("it does not say why".to_owned()),
         _ => Err("not one answer".to_owned()),
     };
     let passed = |has: &[&str], lacks: &[&str]| {
