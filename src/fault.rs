@@ -223,7 +223,9 @@ impl Fault {
             Self::LongBody => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::LongTarget => StatusCode::URI_TOO_LONG,
-            Self::Deadline(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Deadline(_) | Self::FirstByteTimeout(_) | Self::Unreachable(Unreached::Timeout) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Draining | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoRoute => StatusCode::NOT_FOUND,

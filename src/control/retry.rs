@@ -113,12 +113,12 @@ pub fn decide(
         return Verdict::Return;
     }
     let asked = facts.signals.should_retry == Some(true);
-    let safe = facts.idempotent
-        || match settings.post {
-            RetryPost::Always => true,
-            RetryPost::Keyed => facts.keyed,
-            RetryPost::Refused => false,
-        };
+    let wanted = match settings.post {
+        RetryPost::Always => true,
+        RetryPost::Keyed => facts.keyed,
+        RetryPost::Refused => false,
+    };
+    let safe = facts.idempotent || wanted;
     let told = facts.signals.retry_after;
     if told.is_some_and(|told| told > facts.remaining) {
         // The caller cannot wait that long: told now, it can turn elsewhere.
@@ -135,8 +135,15 @@ pub fn decide(
             return Verdict::Retry { after: Duration::ZERO };
         }
         Failure::Overload | Failure::Unreached => {}
-        Failure::Broken | Failure::Server | Failure::TimedOut => {
+        Failure::Broken | Failure::Server => {
             if !(safe || asked) {
+                return Verdict::Return;
+            }
+        }
+        // It has waited for as long as an answer may take, whatever its method: only the configuration's word makes it
+        // wait as long again.
+        Failure::TimedOut => {
+            if !wanted {
                 return Verdict::Return;
             }
         }
@@ -301,6 +308,9 @@ mod tests {
             ("reset, POST without key, keyed", post(Failure::Broken), keyed, false),
             ("timeout, POST, always", post(Failure::TimedOut), always, true),
             ("timeout, POST", post(Failure::TimedOut), SETTINGS, false),
+            ("timeout, GET", Facts { idempotent: true, ..post(Failure::TimedOut) }, SETTINGS, false),
+            ("timeout, GET, always", Facts { idempotent: true, ..post(Failure::TimedOut) }, always, true),
+            ("timeout, POST, keyed", Facts { keyed: true, ..post(Failure::TimedOut) }, keyed, true),
             (
                 "backoff longer than the caller waits",
                 Facts { remaining: Duration::from_millis(10), ..post(Failure::Overload) },

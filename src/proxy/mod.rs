@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -197,8 +197,17 @@ impl Engine {
         let demand = demand::demand(&head.headers, head.uri.path(), body.held());
         let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };
-        let mut story =
-            Story { engine: self, route: &route, head: &mut head, turn, want, keyed, failures: 0, last: None };
+        let mut story = Story {
+            engine: self,
+            route: &route,
+            head: &mut head,
+            turn,
+            want,
+            keyed,
+            failures: 0,
+            unreached_since: None,
+            last: None,
+        };
         let end_by = settings.deadlines.total.map(|total| noted.started + total);
         let answered = match end_by {
             Some(by) => tokio::time::timeout_at(by.into(), Box::pin(story.run(&mut body, noted)))
@@ -314,6 +323,8 @@ impl Story<'_> {
     async fn run(&mut self, body: &mut RequestBody, record: &mut Record) -> Result<Answer, Fault> {
         let pool = self.engine.pool(&self.route.connector);
         loop {
+    /// Since when the upstream could not be reached, without an answer in between.
+    unreached_since: Option<Instant>,
             let began = clock::now();
             let permit = tokio::select! {
                 permit = self.turn.permit(self.head, body) => permit,
@@ -344,7 +355,7 @@ impl Story<'_> {
                 Failure::Overload => record.refused(Attribution::Overload),
                 Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
             }
-            let verdict = self.verdict(&trouble, body.is_replayable());
+            let verdict = self.verdict(&trouble, body.is_replayable(), began);
             let Verdict::Retry { after } = verdict else {
                 return match trouble.cause {
                     Cause::Answer(answer) => Ok(Answer::Examined(answer, record.attempts > 1)),
@@ -453,7 +464,8 @@ impl Story<'_> {
         Ok(Trouble { failure, signals: Signals::default(), reused, cause: Cause::Fault(fault) })
     }
 
-    fn verdict(&mut self, trouble: &Trouble, replayable: bool) -> Verdict {
+    /// `began`: when the attempt did.
+    fn verdict(&mut self, trouble: &Trouble, replayable: bool, began: Instant) -> Verdict {
         if !matches!(trouble.failure, Failure::Bounced(_)) {
             self.failures += 1;
         }
@@ -465,7 +477,16 @@ impl Story<'_> {
             reused: trouble.reused,
             failures: self.failures,
             signals: trouble.signals,
-            remaining: self.turn.remaining(),
+        let mut remaining = self.turn.remaining();
+        if let Cause::Fault(Fault::Unreachable(_)) = trouble.cause {
+            // An upstream that is away is away for all: its clients are told while they still can turn elsewhere.
+            let since = *self.unreached_since.get_or_insert(began);
+            let connect_max = self.route.settings.deadlines.connect;
+            remaining = remaining.min(connect_max.saturating_sub(clock::now().saturating_duration_since(since)));
+        } else {
+            self.unreached_since = None;
+        }
+            remaining,
         })
     }
 }

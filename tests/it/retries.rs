@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tidegate::config::RetryPost;
 
-use crate::support::{Client, Proxy, Reply, Step, Upstream, wait_until};
+use crate::support::{Client, Proxy, Reply, Step, Upstream, metric, wait_until};
 
 const RATE: &str = r#"{"error":{"message":"Rate limit reached for requests per min (RPM)","type":"requests"}}"#;
 
@@ -210,21 +210,60 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_not_noticed_by_anybody()
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_a_timeout_and_a_get_is_tried_again() {
-    let upstream = Upstream::start(|seen| match seen.line() {
-        line if line.starts_with("GET") && seen.nth > 1 => Reply::ok("at last"),
-        _ => Reply::ok("").held(),
-    })
-    .await;
-    let proxy = Proxy::start(&upstream.url(), |settings| {
-        fast(settings);
-        settings.deadlines.first_byte = Some(Duration::from_millis(150));
-    });
-    let response = proxy.post("/x", "", "{}").await;
-    assert_eq!((response.status, response.header("x-tidegate-fault")), (504, Some("first_byte_timeout")));
-    assert_eq!(upstream.count(), 1);
-    assert_eq!(proxy.get("/x").await.text(), "at last");
-    proxy.idle().await;
+async fn a_silent_upstream_is_a_timeout_and_is_asked_again_only_if_that_was_configured() {
+    for (post, key, asked) in [
+        (RetryPost::Refused, "", 1),
+        (RetryPost::Keyed, "", 1),
+        (RetryPost::Keyed, "idempotency-key: k\r\n", 2),
+        (RetryPost::Always, "", 2),
+    ] {
+        for method in ["GET", "POST"] {
+            let upstream = Upstream::start(|seen| match seen.nth {
+                0 => Reply::ok("").held(),
+                _ => Reply::ok("at last"),
+            })
+            .await;
+            let proxy = Proxy::start(&upstream.url(), |settings| {
+                fast(settings);
+                settings.retry.post = post;
+                settings.deadlines.first_byte = Some(Duration::from_millis(150));
+            });
+            let mut client = proxy.client().await;
+            client.send(format!("{method} /x HTTP/1.1\r\nhost: h\r\n{key}content-length: 0\r\n\r\n")).await;
+            let response = client.response().await;
+            let want = if asked == 1 { (504, Some("first_byte_timeout")) } else { (200, None) };
+            assert_eq!((response.status, response.header("x-tidegate-fault")), want, "{method} {post:?} {key}");
+            assert_eq!(upstream.count(), asked, "{method} {post:?} {key}");
+            proxy.idle().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_given_up_when_connecting_may_take_no_longer() {
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Its queue is full, so that what else knocks hears nothing.
+    let hole = tokio::net::TcpSocket::new_v4().unwrap();
+    hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let hole = hole.listen(1).unwrap();
+    let addr = hole.local_addr().unwrap();
+    let mut knocking = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        knocking.spawn(tokio::net::TcpStream::connect(addr));
+    }
+    for (url, status) in [(format!("http://{away}"), 502), (format!("http://{addr}"), 504)] {
+        let proxy = Proxy::start(&url, |settings| {
+            settings.deadlines.connect = Duration::from_millis(300);
+            // The first retry fits in, the second does not.
+            settings.retry.backoff_base = Duration::from_millis(200);
+            settings.retry.backoff_jitter = Duration::ZERO;
+        });
+        let response = proxy.get("/x").await;
+        assert_eq!((response.status, response.header("x-tidegate-fault")), (status, Some("unreachable")), "{url}");
+        let page = proxy.admin("/metrics").await.text();
+        let retries = metric(&page, "tidegate_retries_total", &["reason=\"unreached\""]).unwrap_or(0.0);
+        assert_eq!(retries, if status == 502 { 1.0 } else { 0.0 }, "{url}");
+    }
 }
 
 #[tokio::test]
