@@ -69,6 +69,12 @@
 //! * **`aimd`, `vegas` and `gradient`** are those of Netflix concurrency-limits, for comparison, with three differences: a
 //!   burst of refusals counts once, a 429 never becomes the base of delay, and while the limit is above what the upstream
 //!   just refused, more is tried a step at a time (else everybody above the ceiling would knock once per round trip).
+//! * **Trailers** go to every HTTP/1.1 client, whether it sent `TE: trailers` or not, and held request bodies announce
+//!   theirs; only those of a request that streams to an HTTP/1.1 upstream need the client's `Trailer`, since hyper sends
+//!   no others. **Interim answers** (102, 103) stay here: Python's `http.client` takes them for the answer, and hyper's
+//!   server cannot send them.
+//! * **What hyper answers by itself** (400, 414, 431 to bytes that are no request) is replaced on its way to the socket,
+//!   so that these answers too say whose they are and why, and are counted.
 //!
 //! # Absent on purpose
 //!

@@ -126,13 +126,18 @@ fn buffers(shape: &file::Buffers) -> Result<Buffers, Problem> {
 }
 
 fn limits(shape: &file::Limits) -> Result<Limits, Problem> {
-    let Limits { connections_max, header_bytes_max, header_timeout, send_timeout, accounts_max } = defaults::LIMITS;
+    let Limits { connections_max, header_bytes_max, body_bytes_max, header_timeout, send_timeout, accounts_max } =
+        defaults::LIMITS;
     let length = |value: &Option<Value>, or| value.as_ref().map_or(Ok(or), |value| value.length(1..=COUNT_MAX));
     Ok(Limits {
         connections_max: length(&shape.connections_max, connections_max)?,
         header_bytes_max: match &shape.header_bytes_max {
             Some(value) => value.size(HEADER_BYTES_MIN..=HEADER_BYTES_MAX)?,
             None => header_bytes_max,
+        },
+        body_bytes_max: match &shape.body_bytes_max {
+            Some(value) => value.size_or_off(0..=BUFFER_BYTES_MAX)?,
+            None => body_bytes_max,
         },
         header_timeout: match &shape.header_timeout {
             Some(value) => value.time(TIME_MIN..=TIME_MAX)?,

@@ -87,6 +87,8 @@ pub const BUFFERS: Buffers = Buffers { request_max_bytes: 4 << 20, total_max_byt
 pub const LIMITS: Limits = Limits {
     connections_max: 20_000,
     header_bytes_max: 64 << 10,
+    // The upstream knows what it takes; what is not held here costs nothing here.
+    body_bytes_max: None,
     header_timeout: Duration::from_secs(10),
     // As long as an upstream may be silent. The kernel tells of room only once about a third of its buffer is free.
     send_timeout: IDLE,

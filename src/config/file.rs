@@ -215,6 +215,7 @@ pub(super) struct Buffers {
 pub(super) struct Limits {
     pub(super) connections_max: Option<Value>,
     pub(super) header_bytes_max: Option<Value>,
+    pub(super) body_bytes_max: Option<Value>,
     pub(super) header_timeout: Option<Value>,
     pub(super) send_timeout: Option<Value>,
     pub(super) accounts_max: Option<Value>,

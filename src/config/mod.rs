@@ -263,6 +263,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Bytes of a request head.
     pub header_bytes_max: u64,
+    /// Bytes of a request body; `None`: no bound.
+    pub body_bytes_max: Option<u64>,
     /// Time a client may take to send a request head.
     pub header_timeout: Duration,
     /// Time in which a client must take something of what is sent to it.

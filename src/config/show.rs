@@ -43,9 +43,10 @@ pub fn effective(config: &Config) -> String {
     let (request, total) = (size_text(buffers.request_max_bytes), size_text(buffers.total_max_bytes));
     line(format!("buffers: {{ request_max: {request}, total_max: {total} }}"));
     line(format!(
-        "limits: {{ connections_max: {}, header_bytes_max: {}, header_timeout: {}, send_timeout: {}, accounts_max: {} }}",
+        "limits: {{ connections_max: {}, header_bytes_max: {}, body_bytes_max: {}, header_timeout: {}, send_timeout: {}, accounts_max: {} }}",
         limits.connections_max,
         size_text(limits.header_bytes_max),
+        limits.body_bytes_max.map_or("off".to_owned(), size_text),
         time_text(limits.header_timeout),
         time_text(limits.send_timeout),
         limits.accounts_max

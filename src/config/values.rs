@@ -108,6 +108,15 @@ impl Value {
         Err(self.expected(format_args!("a size from {min} to {max}")))
     }
 
+    /// A size in `range`, or `off`.
+    pub(super) fn size_or_off(&self, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        match self.text.as_str() {
+            "off" => Ok(None),
+            "false" | "no" | "none" | "never" => Err(self.expected("a size such as `100MiB`, or `off`")),
+            _ => self.size(range).map(Some),
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&self) -> Result<bool, Problem> {
         match self.text.as_str() {

@@ -23,6 +23,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +168,12 @@ impl Engine {
         let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
         let path = head::path(request.uri(), strip, &route.connector.base_path)?;
         let (mut head, inner) = request.into_parts();
-        let body = ClientBody { inner, unheard: head.extensions.remove::<Arc<Unheard>>() };
+        let unheard = head.extensions.remove::<Arc<Unheard>>();
+        let body_bytes_max = snapshot.config.limits.body_bytes_max.unwrap_or(u64::MAX);
+        if inner.size_hint().lower() > body_bytes_max {
+            return Err(Fault::LongBody);
+        }
+        let body = ClientBody { inner, unheard, left: body_bytes_max, for_trailers: head::for_trailers };
 
         // The body first: while it arrives, no slot is held.
         let mut body = RequestBody::read(
@@ -450,8 +456,8 @@ impl Story<'_> {
             }
             Failed::Sent { permit, reused, error } => {
                 observe(permit, Outcome::Ignored);
-                if body.upload().is_some_and(|upload| upload.has_failed()) {
-                    return Err(Fault::BadBody);
+                if let Some(upload) = body.upload().filter(|upload| upload.has_failed()) {
+                    return Err(if upload.was_too_long() { Fault::LongBody } else { Fault::BadBody });
                 }
                 tracing::debug!(upstream = self.turn.gate.upstream(), %error, "attempt broke");
                 (Failure::Broken, reused, Fault::UpstreamProtocol)

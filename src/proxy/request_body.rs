@@ -20,10 +20,8 @@ use prometheus::IntGauge;
 use crate::{
     clock,
     fault::Fault,
-    upstream::{ClientBody, SendBody, Upload},
+    upstream::{BodyError, ClientBody, SendBody, Upload},
 };
-
-use super::head;
 
 /// A body of unknown length is waited for this long between its pieces. What is complete by then is held; what is
 /// not is a conversation (gRPC, long uploads) and must flow. Guess: longer than any sender that has its data pauses.
@@ -148,7 +146,7 @@ impl RequestBody {
                     bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                     read.add(frame, length);
                 }
-                Some(Err(_)) => return Err(Fault::BadBody),
+                Some(Err(why)) => return Err(fault(&why)),
                 None => break,
             }
             if body.is_end_stream() {
@@ -156,7 +154,9 @@ impl RequestBody {
             }
         }
         let (data, trailers) = read.whole();
-        Ok(Self::buffered(data, trailers, false, Some(share)))
+        // Over HTTP/1.1 nothing can follow a body that told its length.
+        let chunked = trailers.is_some();
+        Ok(Self::buffered(data, trailers, chunked, Some(share)))
     }
 
     async fn unannounced(
@@ -180,7 +180,7 @@ impl RequestBody {
                         break;
                     }
                 }
-                Some(Err(_)) => return Err(Fault::BadBody),
+                Some(Err(why)) => return Err(fault(&why)),
                 None => {
                     let (data, trailers) = read.whole();
                     return Ok(Self::buffered(data, trailers, true, Some(share)));
@@ -275,6 +275,13 @@ impl Pace {
     }
 }
 
+fn fault(why: &BodyError) -> Fault {
+    match why {
+        BodyError::Broken(_) => Fault::BadBody,
+        BodyError::TooLong => Fault::LongBody,
+    }
+}
+
 /// Pieces of a body on their way to one.
 #[derive(Default)]
 struct Pieces {
@@ -296,12 +303,7 @@ impl Pieces {
                 }
                 self.more.extend_from_slice(&data);
             }
-            Err(mut frame) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    head::for_trailers(trailers);
-                }
-                self.trailers = frame.into_trailers().ok().map(Box::new);
-            }
+            Err(frame) => self.trailers = frame.into_trailers().ok().filter(|all| !all.is_empty()).map(Box::new),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -48,18 +48,41 @@ pub struct ClientBody {
     pub inner: Incoming,
     /// The connection's count; HTTP/2 has none.
     pub unheard: Option<Arc<Unheard>>,
+    /// Bytes it may still have.
+    pub left: u64,
+    /// Takes out of its trailers what must not go upstream.
+    pub for_trailers: fn(&mut HeaderMap),
+}
+
+/// Why a client's body does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It broke off, or is malformed.
+    #[error("the client's body broke off")]
+    Broken(#[source] hyper::Error),
+    /// It is longer than it may be.
+    #[error("the client's body is too long")]
+    TooLong,
 }
 
 impl Body for ClientBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(unheard) = &self.unheard {
             unheard.heard();
         }
-        Poll::Ready(frame)
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let mut frame = frame.map_err(BodyError::Broken)?;
+        if let Some(data) = frame.data_ref() {
+            self.left = self.left.checked_sub(data.len() as u64).ok_or(BodyError::TooLong)?;
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            (self.for_trailers)(trailers);
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -83,6 +106,7 @@ pub struct Upload {
     touched: AtomicBool,
     done: AtomicBool,
     failed: AtomicBool,
+    too_long: AtomicBool,
     /// Milliseconds from `began` to the last byte that moved.
     moved_ms: AtomicU64,
     bytes: AtomicU64,
@@ -100,6 +124,7 @@ impl Upload {
             touched: AtomicBool::new(false),
             done: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            too_long: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -117,10 +142,16 @@ impl Upload {
         self.touched.load(Ordering::Relaxed)
     }
 
-    /// The client broke off inside it.
+    /// It broke off, or was too long.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// It was longer than it may be.
+    #[must_use]
+    pub fn was_too_long(&self) -> bool {
+        self.too_long.load(Ordering::Relaxed)
     }
 
     /// The client was silent inside it for too long.
@@ -172,11 +203,20 @@ impl Upload {
     }
 }
 
+impl SendBody {
+    /// The names of the trailers it has, if it is held: hyper sends none over HTTP/1.1 that were not announced.
+    pub(super) fn announcement(&self) -> Option<HeaderValue> {
+        let Self::Buffered { trailers: Some(trailers), .. } = self else { return None };
+        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        HeaderValue::from_str(&names.join(", ")).ok().filter(|_| !names.is_empty())
+    }
+}
+
 impl Body for SendBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Buffered { data, trailers, .. } => {
                 if !data.is_empty() {
@@ -203,7 +243,10 @@ impl Body for SendBody {
                             upload.done.store(true, Ordering::Relaxed);
                         }
                     }
-                    Some(Err(_)) => upload.failed.store(true, Ordering::Relaxed),
+                    Some(Err(why)) => {
+                        upload.too_long.store(matches!(why, BodyError::TooLong), Ordering::Relaxed);
+                        upload.failed.store(true, Ordering::Relaxed);
+                    }
                     None => upload.done.store(true, Ordering::Relaxed),
                 }
                 Poll::Ready(frame)

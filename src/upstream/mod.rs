@@ -11,7 +11,7 @@ mod pool;
 mod ways;
 
 pub(crate) use body::plus;
-pub use body::{ClientBody, SendBody, Upload};
+pub use body::{BodyError, ClientBody, SendBody, Upload};
 pub use connect::{Connector, ConnectorError};
 pub use hold::{Hold, Unheard};
 pub use pool::{Failed, Pool, Want};

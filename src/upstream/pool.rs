@@ -373,6 +373,9 @@ impl Pool {
         }
         request.headers_mut().insert(http::header::HOST, self.connector.host_header.clone());
         *request.version_mut() = http::Version::HTTP_11;
+        if let Some(names) = request.body().announcement() {
+            request.headers_mut().insert(http::header::TRAILER, names);
+        }
         // Told, since hyper takes a body without a length for none if the method is GET or HEAD, and drops it.
         if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
             request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -1,7 +1,7 @@
 //! What belongs to both ends crosses unchanged; what belongs to one connection stays there.
 
 use super::{passed, run, say};
-use crate::support::{Proxy, Reply, Step, Upstream, soon};
+use crate::support::{Http2Client, Proxy, Reply, Step, Upstream, soon};
 
 #[tokio::test]
 async fn request_headers_cross_or_stay_as_they_should() {
@@ -198,4 +198,43 @@ async fn two_requests_in_one_packet_are_two_requests_in_order() {
     client.send("POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhiGET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(client.response().await.text(), "first");
     assert_eq!(client.response().await.text(), "second");
+}
+
+#[tokio::test]
+async fn a_body_longer_than_allowed_is_a_413_however_it_comes() {
+    let upstream = Upstream::start(|_| Reply::ok("fine")).await;
+    let (ten, more) = ("x".repeat(10), "x".repeat(11));
+    for request_max_bytes in [1 << 20, 4] {
+        let proxy = Proxy::configured(&upstream.url(), |config| {
+            config.buffers.request_max_bytes = request_max_bytes;
+            config.limits.body_bytes_max = Some(10);
+        });
+        let post = |lines: String| format!("POST /x HTTP/1.1\r\nHost: h\r\n{lines}");
+        for (name, bytes, status) in [
+            ("allowed", post(format!("Content-Length: 10\r\n\r\n{ten}")), 200),
+            ("allowed, chunked", post(format!("Transfer-Encoding: chunked\r\n\r\na\r\n{ten}\r\n0\r\n\r\n")), 200),
+            ("announced", post(format!("Content-Length: 11\r\n\r\n{more}")), 413),
+            ("announced and not sent", post("Content-Length: 11\r\n\r\n".to_owned()), 413),
+            ("announced, asked for", post("Expect: 100-continue\r\nContent-Length: 11\r\n\r\n".to_owned()), 413),
+            ("chunked", post(format!("Transfer-Encoding: chunked\r\n\r\nb\r\n{more}\r\n0\r\n\r\n")), 413),
+            (
+                "chunked, in two",
+                post(format!("Transfer-Encoding: chunked\r\n\r\na\r\n{ten}\r\n1\r\nx\r\n0\r\n\r\n")),
+                413,
+            ),
+            ("a chunk without end", post(format!("Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{more}")), 413),
+        ] {
+            let before = upstream.count();
+            let got = say(proxy.addr, bytes.as_bytes()).await;
+            assert_eq!(got.statuses, [status], "{name}, held up to {request_max_bytes}: {}", got.text);
+            assert_eq!(got.closed, status == 413, "{name}: {}", got.text);
+            assert_eq!(got.text.contains("x-tidegate-fault: long_body"), status == 413, "{name}: {}", got.text);
+            assert_eq!(upstream.count() - before, usize::from(status == 200), "{name}, held up to {request_max_bytes}");
+        }
+        let client = Http2Client::connect(proxy.addr).await;
+        for (body, status) in [(&ten, 200), (&more, 413)] {
+            assert_eq!(client.send("POST", "/x", &[], body).await.status(), status, "HTTP/2");
+        }
+        proxy.idle().await;
+    }
 }

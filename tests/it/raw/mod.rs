@@ -7,6 +7,7 @@ mod fidelity;
 mod heads;
 mod http2;
 mod smuggling;
+mod trailers;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -65,7 +66,6 @@ struct Got {
     text: String,
 }
 
-/// Sends bytes, and listens until the connection ends or nothing more comes.
 impl Got {
     /// It is an answer of Tidegate's own, whole and with its reason.
     fn explains(&self) -> bool {
@@ -77,6 +77,7 @@ impl Got {
     }
 }
 
+/// Sends bytes, and listens until the connection ends or nothing more comes.
 async fn say(addr: SocketAddr, bytes: &[u8]) -> Got {
     let stream = TcpStream::connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -134,8 +135,8 @@ fn check(want: &Want, got: &Got, seen: &[Seen]) -> Result<(), String> {
         _ if !seen.is_empty() => Err("it went upstream".to_owned()),
         [status] if !statuses.contains(status) => Err(format!("not one of {statuses:?}")),
         [_] if !got.closed => Err("the connection stays open".to_owned()),
-        [_] => Ok(()),
         [_] if !got.explains() => Err("it does not say why".to_owned()),
+        [_] => Ok(()),
         _ => Err("not one answer".to_owned()),
     };
     let passed = |has: &[&str], lacks: &[&str]| {

@@ -80,6 +80,8 @@ pub struct Http2Seen {
     pub head: http::request::Parts,
     /// The body.
     pub body: Bytes,
+    /// What followed it.
+    pub trailers: HeaderMap,
 }
 
 /// One step of an answer. A stream that was not ended or reset by the last step is ended then.
@@ -223,9 +225,10 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let _ = incoming.flow_control().release_capacity(data.len());
         body.extend_from_slice(&data);
     }
+    let Ok(trailers) = incoming.trailers().await else { return };
     let seen = {
         let mut all = shared.seen.lock();
-        let seen = Http2Seen { nth: all.len(), head, body: body.freeze() };
+        let seen = Http2Seen { nth: all.len(), head, body: body.freeze(), trailers: trailers.unwrap_or_default() };
         all.push(seen.clone());
         seen
     };
