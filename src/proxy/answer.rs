@@ -181,6 +181,15 @@ pub(super) fn prepare(head: &mut response::Parts) {
     drop_unknown_reason(head);
 }
 
+/// The length that a 304 tells of what it stands for (RFC 9110 8.6).
+#[must_use]
+pub(super) fn length_of_absent(head: &response::Parts) -> Option<u64> {
+    if head.status != StatusCode::NOT_MODIFIED {
+        return None;
+    }
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// A reason phrase that is no text would break the status line.
 fn drop_unknown_reason(head: &mut response::Parts) {
     let odd = head

@@ -90,6 +90,7 @@ pub(super) fn path(request: &Uri, strip: &str, base: &str) -> Result<PathAndQuer
 
 /// Prepares a client's request headers for the upstream.
 pub(super) fn for_upstream(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    one_length(headers);
     let trailers = listed(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
     for name in [header::PROXY_AUTHORIZATION, header::EXPECT, HeaderName::from_static("http2-settings")] {
@@ -124,6 +125,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
     let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(header::UPGRADE).cloned()).flatten();
     one_framing(headers);
+    if status == StatusCode::NO_CONTENT || !tells_one_length(headers) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers);
     hide(headers);
     if let Some(protocol) = upgrade {
@@ -172,15 +176,30 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 fn one_framing(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
-        return;
+    } else {
+        one_length(headers);
     }
+}
+
+/// Equal lengths are one. Those of an HTTP/2 request come as they were sent, which h2 has found to be equal.
+fn one_length(headers: &mut HeaderMap) {
     let mut lengths = listed(headers, &header::CONTENT_LENGTH);
-    if let (Some(length), Some(_)) = (lengths.next(), lengths.next())
+    if let (Some(length), Some(another)) = (lengths.next(), lengths.next())
+        && another == length
+        && lengths.all(|another| another == length)
         && let Ok(length) = HeaderValue::from_str(length)
     {
         drop(lengths);
         headers.insert(header::CONTENT_LENGTH, length);
     }
+}
+
+/// Whether the length, if any, is one number. hyper looks at that of an answer with a body only.
+fn tells_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let (length, another) = (lengths.next(), lengths.next());
+    let is_number = |length: &HeaderValue| length.to_str().is_ok_and(|text| text.parse::<u64>().is_ok());
+    another.is_none() && length.is_none_or(|length| is_number(length) && !length.as_bytes().starts_with(b"+"))
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {

@@ -126,7 +126,6 @@ impl Engine {
         Ok(response.map(|data| OutBody::own(data, Some(record))))
     }
 
-    /// What the client gets if [`handle`](Self::handle) panics.
     /// What a client gets for bytes that are no request, or none that is read to its end: `status` is 400, 414 or 431.
     #[must_use]
     pub fn answer_to_no_request(&self, status: u16) -> Response<Bytes> {
@@ -142,6 +141,7 @@ impl Engine {
         fault.response(preset.error_shape(), &Method::GET, true)
     }
 
+    /// What the client gets if [`handle`](Self::handle) panics.
     #[must_use]
     pub fn answer_to_panic(request: &Request<Incoming>) -> AnswerToPanic {
         AnswerToPanic {
@@ -194,7 +194,8 @@ impl Engine {
         let patience = answer::client_patience(&head.headers);
         let keyed = head.headers.contains_key("idempotency-key");
         head::for_upstream(&mut head.headers, upgrade);
-        if head.version == http::Version::HTTP_2 {
+        let http1 = head.version <= http::Version::HTTP_11;
+        if !http1 {
             head::join_cookies(&mut head.headers);
         }
         head.uri = Uri::from(path);
@@ -247,8 +248,9 @@ impl Engine {
                 record.status = head.status.as_u16();
                 let reader = usage::reader(&head, hold.permit().is_some_and(|permit| permit.gate().wants_usage()));
                 answer::prepare(&mut head);
-                let body = OutBody::relay(bytes::Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
-                Response::from_parts(head, body.reading(reader))
+                let claims = answer::length_of_absent(&head).filter(|_| http1);
+                let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
+                Response::from_parts(head, body.reading(reader).claiming(claims))
             }
         };
         response.headers_mut().extend(trace.unwrap_or_default());
@@ -321,6 +323,8 @@ struct Story<'a> {
     keyed: bool,
     /// Failed attempts; refusals (429) are not among them.
     failures: u32,
+    /// Since when the upstream could not be reached, without an answer in between.
+    unreached_since: Option<Instant>,
     /// The last answer that was not passed on.
     last: Option<Box<Examined>>,
 }
@@ -329,8 +333,6 @@ impl Story<'_> {
     async fn run(&mut self, body: &mut RequestBody, record: &mut Record) -> Result<Answer, Fault> {
         let pool = self.engine.pool(&self.route.connector);
         loop {
-    /// Since when the upstream could not be reached, without an answer in between.
-    unreached_since: Option<Instant>,
             let began = clock::now();
             let permit = tokio::select! {
                 permit = self.turn.permit(self.head, body) => permit,
@@ -475,14 +477,6 @@ impl Story<'_> {
         if !matches!(trouble.failure, Failure::Bounced(_)) {
             self.failures += 1;
         }
-        self.turn.gate.verdict(&Facts {
-            failure: trouble.failure,
-            replayable,
-            idempotent: head::is_idempotent(&self.head.method),
-            keyed: self.keyed,
-            reused: trouble.reused,
-            failures: self.failures,
-            signals: trouble.signals,
         let mut remaining = self.turn.remaining();
         if let Cause::Fault(Fault::Unreachable(_)) = trouble.cause {
             // An upstream that is away is away for all: its clients are told while they still can turn elsewhere.
@@ -492,6 +486,14 @@ impl Story<'_> {
         } else {
             self.unreached_since = None;
         }
+        self.turn.gate.verdict(&Facts {
+            failure: trouble.failure,
+            replayable,
+            idempotent: head::is_idempotent(&self.head.method),
+            keyed: self.keyed,
+            reused: trouble.reused,
+            failures: self.failures,
+            signals: trouble.signals,
             remaining,
         })
     }

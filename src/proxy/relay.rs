@@ -49,6 +49,8 @@ pub struct Relay {
     /// never look like an end, so there only its last poll or its announced length counts.
     honest: bool,
     ended: bool,
+    /// Bytes it says it has; it has none.
+    claims: Option<u64>,
     idle_max: Option<Duration>,
     end_by: Option<Instant>,
     last: Instant,
@@ -111,6 +113,7 @@ impl OutBody {
             hold,
             honest,
             ended: false,
+            claims: None,
             idle_max,
             end_by,
             last,
@@ -134,6 +137,15 @@ impl OutBody {
             (record.end, record.fault) = (End::Fault, Some(FaultKind::Internal));
         }
         Cut::Internal
+    }
+
+    /// With a length that HTTP/1 is to tell though no body follows: hyper leaves it out of a 304 unless the body has it.
+    #[must_use]
+    pub(super) fn claiming(mut self, length: Option<u64>) -> Self {
+        if let Self::Relay(relay) = &mut self {
+            relay.claims = length;
+        }
+        self
     }
 
     /// With a reader for what is still to come.
@@ -187,6 +199,8 @@ impl Relay {
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     head::for_trailers(trailers);
+                    // Nothing comes after them.
+                    self.complete();
                 }
                 if let Some(data) = frame.data_ref() {
                     self.record.response_bytes += data.len() as u64;
@@ -199,8 +213,6 @@ impl Relay {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
-                    // Nothing comes after them.
-                    self.complete();
             }
             Poll::Ready(Some(Err(error))) => {
                 self.record.end = End::UpstreamError;
@@ -264,7 +276,7 @@ impl Body for OutBody {
         match self {
             // What was not announced ends when it is polled, or hyper would announce that it is empty.
             Self::Full { data, trailers, announced, .. } => *announced && data.is_empty() && trailers.is_none(),
-            Self::Relay(relay) => relay.is_over(),
+            Self::Relay(relay) => relay.claims.is_none() && relay.is_over(),
         }
     }
 
@@ -272,7 +284,10 @@ impl Body for OutBody {
         match self {
             Self::Full { data, announced: true, .. } => SizeHint::with_exact(data.len() as u64),
             Self::Full { .. } => SizeHint::default(),
-            Self::Relay(relay) => crate::upstream::plus(relay.prefix.len(), relay.inner.size_hint()),
+            Self::Relay(relay) => match relay.claims {
+                Some(length) => SizeHint::with_exact(length),
+                None => crate::upstream::plus(relay.prefix.len(), relay.inner.size_hint()),
+            },
         }
     }
 }

@@ -186,3 +186,38 @@ async fn excess_bytes_never_answer_the_next_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn lengths_of_bodies_that_are_not_sent_are_told() {
+    let head = |lines: &str| format!("HTTP/1.1 304 Not Modified\r\n{lines}ETag: \"a\"\r\n\r\n");
+    let ok = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}ETag: \"a\"\r\n\r\n");
+    for (name, method, answer, length) in [
+        ("304", "GET", head("Content-Length: 1234\r\n"), Some("1234")),
+        ("304 of length 0", "GET", head("Content-Length: 0\r\n"), Some("0")),
+        ("304 without", "GET", head(""), None),
+        ("304 with nonsense", "GET", head("Content-Length: x\r\n"), None),
+        ("304 with two", "GET", head("Content-Length: 1\r\nContent-Length: 2\r\n"), None),
+        ("304, chunked", "GET", head("Transfer-Encoding: chunked\r\n"), None),
+        ("304 to HEAD", "HEAD", head("Content-Length: 1234\r\n"), Some("1234")),
+        ("HEAD", "HEAD", ok("Content-Length: 1234\r\n"), Some("1234")),
+        ("HEAD without", "HEAD", ok(""), None),
+    ] {
+        let upstream = Upstream::start(move |_| Reply::raw(answer.clone())).await;
+        let proxy = Proxy::start(&upstream.url(), |_| {});
+        let mut client = proxy.client().await;
+        // Whatever it says, the next answer begins right after.
+        for _ in 0..3 {
+            client.send(format!("{method} /x HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+            let response = client.response_to_head().await;
+            assert_eq!(response.header("content-length"), length, "{name}: {response:?}");
+            assert_eq!(response.header("etag"), Some("\"a\""), "{name}: {response:?}");
+        }
+        let client = Http2Client::connect(proxy.addr).await;
+        let response = client.send(method, "/x", &[], "").await;
+        if let Some(length) = length {
+            assert_eq!(response.headers()["content-length"], length, "{name}");
+        }
+        assert!(soon("the end", response.into_body().collect()).await.unwrap().to_bytes().is_empty(), "{name}");
+        proxy.idle().await;
+    }
+}

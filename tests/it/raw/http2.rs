@@ -75,6 +75,17 @@ async fn content_length_and_data_must_agree() {
 }
 
 #[tokio::test]
+async fn equal_lengths_are_one() {
+    let upstream = Upstream::start(|_| Reply::ok("fine")).await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let client = Http2Client::connect(proxy.addr).await;
+    let twice = [("content-length", "2"), ("content-length", "2")];
+    let response = client.send("POST", "/x", &twice, "hi").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(upstream.seen()[0].header("content-length"), ["2"]);
+}
+
+#[tokio::test]
 async fn fields_of_a_connection_are_refused_or_stay_behind() {
     let upstream = Upstream::start(|_| Reply::ok("fine")).await;
     let proxy = Proxy::start(&upstream.url(), |_| {});
