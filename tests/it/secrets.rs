@@ -39,7 +39,7 @@ fn moods(path: &str, nth: usize) -> Reply {
     const QUOTA: &str =
         r#"{"error":{"message":"canary-quota","type":"insufficient_quota","code":"insufficient_quota"}}"#;
     match path {
-        _ if path.contains("refused") && nth % 2 == 0 => {
+        _ if path.contains("refused") && nth.is_multiple_of(2) => {
             Reply::new(429, &format!("retry-after-ms: 5\r\n{SECRETS}"), RATE)
         }
         _ if path.contains("overload") => Reply::new(503, SECRETS, "canary-overload"),
