@@ -3,6 +3,7 @@
 mod count;
 pub mod demand;
 mod durations;
+mod kinds;
 mod names;
 pub mod presets;
 pub mod refusal;

@@ -12,7 +12,7 @@ use serde::{
 };
 
 pub use crate::control::cost::Demand;
-use crate::provider::{count::Count, names};
+use crate::provider::{count::Count, kinds::nothing_but_objects, names};
 
 #[cfg(test)]
 mod tests;
@@ -112,7 +112,7 @@ impl<'de> DeserializeSeed<'de> for Fields<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_map(self)
+        from.deserialize_any(self)
     }
 }
 
@@ -120,16 +120,19 @@ impl<'de> Visitor<'de> for Fields<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+        f.write_str("JSON")
     }
+
+    nothing_but_objects!(());
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         self.asked.read = true;
         while let Some(key) = map.next_key()? {
             match key {
                 Key::Model => {
-                    let Text(name) = map.next_value()?;
-                    self.asked.model = name.or(self.asked.model.take());
+                    if let Text::Is(name) = map.next_value()? {
+                        self.asked.model = Some(name);
+                    }
                 }
                 Key::Stream => self.asked.stream |= matches!(map.next_value()?, Flag::Is(true)),
                 Key::OutputTokensMax => {
@@ -146,9 +149,14 @@ impl<'de> Visitor<'de> for Fields<'_, 'de> {
     }
 }
 
-/// A string, borrowed where it has no escapes.
+/// A string, borrowed where it has no escapes. A value of another kind is none.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Option<Cow<'a, str>>);
+#[serde(untagged)]
+enum Text<'a> {
+    #[serde(borrow)]
+    Is(Cow<'a, str>),
+    Other(IgnoredAny),
+}
 
 /// A switch. A value of another kind is none.
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::Usage;
-use crate::provider::count::Count;
+use crate::provider::{count::Count, kinds::nothing_but_objects};
 
 /// What was said last in each word. The numbers of a stream are cumulative: they replace each other, and are never
 /// added up.
@@ -119,14 +119,8 @@ impl<'de> Visitor<'de> for Fields<'_> {
         f.write_str("an object or nothing")
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    /// A plain total under the name of Cohere's object.
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
+    // Among them: a plain total under the name of Cohere's object.
+    nothing_but_objects!(());
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         let numbers = self.numbers;

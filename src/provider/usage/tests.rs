@@ -83,6 +83,8 @@ const CASES: &[(&str, &str, &str, Want)] = &[
     ("nothing known in it", JSON, r#"{"usage":{"seconds":3}}"#, None),
     ("too deep", JSON, r#"{"a":{"b":{"usage":{"prompt_tokens":5}}}}"#, None),
     ("odd kinds of numbers", JSON, r#"{"usage":{"prompt_tokens":"5","completion_tokens":-5,"input_tokens":99999999999,"output_tokens":[1],"cached_tokens":true}}"#, Some((u32::MAX, 0, 0))),
+    ("details of odd kinds", JSON, r#"{"usage":{"prompt_tokens_details":[{"cached_tokens":4}],"input_tokens_details":"none","tokens":-1,"billed_units":true,"prompt_tokens":5,"completion_tokens":6}}"#, Some((5, 6, 0))),
+    ("a total with a fraction under Cohere's name", JSON, r#"{"usage":{"tokens":12.5,"input_tokens":5}}"#, Some((5, 0, 0))),
     ("cut off before its end", JSON, r#"{"usage":{"prompt_tokens":5,"completion_tokens":6"#, None),
     ("a cut-off event does not hide the next", EVENTS, "data: {\"usage\":{\"a\":\"x\ndata: {\"usage\":{\"prompt_tokens\":5}}\n", Some((5, 0, 0))),
     ("no line end at the end", EVENTS, "data: {\"usage\":{\"prompt_tokens\":5}}", Some((5, 0, 0))),
