@@ -69,7 +69,7 @@ pub(super) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
     // Nothing else: HTTP/2 over an upgrade would carry requests past every limit, and nobody knows what others carry.
     let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && another.is_none();
     let asked = request.version() == Version::HTTP_11
-        && listed(request.headers(), &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+        && listed(request.headers(), &header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     // A handshake has no body; one that is still on its way would be taken for the tunnel's first bytes.
     (asked && websocket && request.body().is_end_stream()).then(|| protocol.clone())
 }
@@ -91,7 +91,7 @@ pub(super) fn path(request: &Uri, strip: &str, base: &str) -> Result<PathAndQuer
 /// Prepares a client's request headers for the upstream.
 pub(super) fn for_upstream(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     one_length(headers);
-    let trailers = listed(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    let trailers = listed(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
     for name in [header::PROXY_AUTHORIZATION, header::EXPECT, HeaderName::from_static("http2-settings")] {
         // `Expect` is answered here: the client is asked for its body when the upstream takes it.
@@ -187,7 +187,7 @@ fn one_length(headers: &mut HeaderMap) {
     if let (Some(length), Some(another)) = (lengths.next(), lengths.next())
         && another == length
         && lengths.all(|another| another == length)
-        && let Ok(length) = HeaderValue::from_str(length)
+        && let Ok(length) = HeaderValue::from_bytes(length)
     {
         drop(lengths);
         headers.insert(header::CONTENT_LENGTH, length);
@@ -212,14 +212,13 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The members of a comma-separated list, over all lines of the field.
-fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+/// The members of a comma-separated list, over all lines of the field. One of odd bytes does not hide its neighbours.
+fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
         .filter(|member| !member.is_empty())
 }
 
@@ -276,6 +275,16 @@ mod tests {
         compact(&mut head);
         let printed = format!("{head:?}");
         assert!(printed.contains("text/plain") && !printed.contains("sk-"), "{printed}");
+    }
+
+    #[test]
+    fn a_line_with_other_bytes_still_names_its_fields() {
+        let mut headers = map(&[("x-private", "1"), ("x-kept", "2"), ("te", "trailers")]);
+        headers.append("connection", HeaderValue::from_bytes(b"\xff, X-Private").unwrap());
+        for_upstream(&mut headers, None);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["te", "x-kept"]);
     }
 
     #[test]
