@@ -74,14 +74,15 @@ pub(super) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
     (asked && websocket && request.body().is_end_stream()).then(|| protocol.clone())
 }
 
-/// The path to ask for upstream: the request's own, less `strip`, after `base`. Not a byte of it is normalised.
+/// The path to ask for upstream: the request's own, less `strip`, after `base`. Not a byte of it is normalised, but an
+/// absolute target without a path asks for `/` (RFC 9112 3.2.1).
 pub(super) fn path(request: &Uri, strip: &str, base: &str) -> Result<PathAndQuery, Fault> {
-    let whole = request.path_and_query().map_or("", PathAndQuery::as_str);
-    if !whole.starts_with('/') {
-        return Err(Fault::BadHead("its target is not a path"));
-    }
-    if strip.is_empty() && base.is_empty() {
-        return request.path_and_query().cloned().ok_or(Fault::BadHead("its target is not a path"));
+    let own = request.path_and_query().filter(|own| own.path().starts_with('/'));
+    let own = own.ok_or(Fault::BadHead("its target is not a path"))?;
+    let whole = own.as_str();
+    // An empty path calls itself `/` and is written as nothing: it is made anew.
+    if strip.is_empty() && base.is_empty() && whole.starts_with('/') && whole.len() > 1 {
+        return Ok(own.clone());
     }
     let rest = whole.strip_prefix(strip).unwrap_or(whole);
     let slash = if rest.starts_with('/') { "" } else { "/" };
@@ -313,8 +314,14 @@ mod tests {
             ("/openai?x", "/openai", "", "/?x"),
             ("/v1/models", "", "/base", "/base/v1/models"),
             ("/openai/v1", "/openai", "/base", "/base/v1"),
+            ("http://elsewhere", "", "", "/"),
+            ("http://elsewhere#x", "", "", "/"),
+            ("http://elsewhere?x", "", "", "/?x"),
+            ("http://elsewhere", "", "/base", "/base/"),
+            ("http://elsewhere?x", "", "/base", "/base/?x"),
         ] {
-            assert_eq!(path(&uri.parse().unwrap(), strip, base).unwrap().as_str(), want, "{uri}");
+            // As it will be written: an empty path calls itself `/`, and is written as nothing.
+            assert_eq!(Uri::from(path(&uri.parse().unwrap(), strip, base).unwrap()).to_string(), want, "{uri}");
         }
         assert!(path(&"*".parse().unwrap(), "", "").is_err());
     }
