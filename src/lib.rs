@@ -30,6 +30,9 @@
 //!
 //! `tests/it/tidy.rs` reads the sources and keeps this table true.
 //!
+//! A `door` in a room is for the fuzz targets in `tests/fuzz`: they call what is private. It exists only where
+//! `cfg(fuzzing)` is set, which their build does.
+//!
 //! # Always true
 //!
 //! * One number, one owner: limit, in-flight count and queue of an account live in one [`control::gate::GateCore`]

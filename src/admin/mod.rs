@@ -1,5 +1,7 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, the status page, `POST /drain`.
 
+#[cfg(fuzzing)]
+pub mod door;
 mod doors;
 mod status;
 

@@ -2,6 +2,8 @@
 
 mod count;
 pub mod demand;
+#[cfg(fuzzing)]
+pub mod door;
 mod durations;
 mod kinds;
 mod names;

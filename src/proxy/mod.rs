@@ -1,6 +1,8 @@
 //! The life of an exchange, top to bottom.
 
 mod answer;
+#[cfg(fuzzing)]
+pub mod door;
 mod head;
 mod record;
 mod relay;

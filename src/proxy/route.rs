@@ -130,7 +130,7 @@ pub(super) fn error_shape(path: &str, preset: Preset) -> ErrorShape {
 }
 
 /// Whether `prefix` ends where a segment of `path` does.
-fn has_prefix(path: &str, prefix: &str) -> bool {
+pub(super) fn has_prefix(path: &str, prefix: &str) -> bool {
     let prefix = prefix.trim_end_matches('/');
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

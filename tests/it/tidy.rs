@@ -182,3 +182,36 @@ fn files_are_walks_not_marches() {
     let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
     assert!(main.lines().count() <= 60);
 }
+
+#[test]
+fn doors_are_for_the_fuzz_targets_alone() {
+    let sources = sources();
+    let doors: Vec<_> = sources.iter().filter(|(path, _)| path.ends_with("door.rs")).collect();
+    assert!(!doors.is_empty(), "the doors were not found");
+    for (door, _) in doors {
+        let (_, room) = sources.iter().find(|(path, _)| *path == door.with_file_name("mod.rs")).unwrap();
+        assert!(room.contains("#[cfg(fuzzing)]\npub mod door;"), "{}: in every build", door.display());
+        assert_eq!(room.matches("mod door").count(), 1, "{}: declared twice", door.display());
+    }
+}
+
+/// What is fuzzed is what is shipped: a package that both lock files have is the same version in both.
+#[test]
+fn the_fuzz_targets_use_our_versions() {
+    let packages = |file: &str| -> Vec<(String, String)> {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let value = |line: &str| line.split('"').nth(1).unwrap().to_owned();
+        let lines: Vec<_> = text.lines().collect();
+        let pairs = lines.windows(2).filter(|pair| pair[0].starts_with("name = "));
+        pairs.map(|pair| (value(pair[0]), value(pair[1]))).collect()
+    };
+    let ours = packages("Cargo.lock");
+    for (name, version) in packages("tests/fuzz/Cargo.lock") {
+        let mut versions = ours.iter().filter(|(known, _)| *known == name).map(|(_, version)| version).peekable();
+        assert!(
+            versions.peek().is_none() || versions.any(|known| *known == version),
+            "tests/fuzz/Cargo.lock has {name} {version}; cp Cargo.lock tests/fuzz/ && \
+             cargo metadata --manifest-path tests/fuzz/Cargo.toml"
+        );
+    }
+}
