@@ -20,7 +20,7 @@ use std::{
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
-use crate::support::{Folder, Process, metric, soon, wait_until};
+use crate::support::{Folder, Process, metric, soon};
 use client::{Plan, Worker};
 use upstream::{Ledger, One, two};
 
@@ -28,13 +28,16 @@ use upstream::{Ledger, One, two};
 /// requests a second: enough to meet everything, and modest for a debug build on two cores.
 const CLIENTS: u64 = 24;
 
-/// Once idle it may hold this much more than after the warm-up. An unbounded leak of 1 KiB for each of the thousands
-/// of requests would show; jemalloc's caches, a few hundred connections' buffers and the label sets stay well below.
-const MEMORY_BYTES_MORE: u64 = 24 << 20;
+/// Once idle it may hold this much more than after the warm-up: some 7 KiB for each of the requests of a minute, so that
+/// a lost buffer or head for each would show; smaller losses are for longer runs. Measured: between 2 MiB less and 5 MiB
+/// more, which is jemalloc's caches.
+const MEMORY_BYTES_MORE: u64 = 12 << 20;
 
-/// Kept upstream connections: each thread may have as many idle ones as there were clients at once. Those that leak
-/// with every reset, cancel or reload would be hundreds.
-const FILES_MORE: usize = 64;
+/// Once the kept upstream connections are closed, which after the warm-up were still open. Measured: four fewer.
+const FILES_MORE: usize = 4;
+
+/// Twice the time for which an idle upstream connection is kept.
+const KEPT_MAX: Duration = Duration::from_secs(90);
 
 /// A small generator: the same seed, the same dice (splitmix64).
 #[derive(Clone)]
@@ -221,8 +224,11 @@ async fn a_minute_of_chaos_leaves_nothing_behind() {
     let (reloads, (), ()) = tokio::join!(reloads, absences, clients);
 
     idle(&process).await;
-    let fewer = || footprint(&process).files <= before.files + FILES_MORE;
-    wait_until("files are closed", fewer).await;
+    // Not the first moment at which a generous bound holds, but the end of what is kept on purpose.
+    let idle_since = Instant::now();
+    while footprint(&process).files > before.files + FILES_MORE && idle_since.elapsed() < KEPT_MAX {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let after = footprint(&process);
     let page = process.admin("/metrics").await.text();
     let taken = |result: &str| metric(&page, "tidegate_config_reloads_total", &[&format!("result=\"{result}\"")]);
@@ -247,6 +253,7 @@ async fn a_minute_of_chaos_leaves_nothing_behind() {
     wrong.extend(ended.err.lines().filter(|line| line.contains("panic")).map(str::to_owned));
     assert!(wrong.is_empty(), "{summary}\n{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
     assert_eq!(ended.code, Some(0), "{summary}\n{}", ended.err);
+    assert!(after.files <= before.files + FILES_MORE, "{summary}");
     assert!(after.memory_bytes <= before.memory_bytes + MEMORY_BYTES_MORE, "{summary}");
     for kind in ["done", "cancelled", "cut", "fault unreachable", "fault upstream_protocol", "refused 429"] {
         assert!(seconds < 30 || found.lock().outcomes.contains_key(kind), "it met no `{kind}`: {summary}");
