@@ -2,7 +2,7 @@
 
 #[cfg(fuzzing)]
 pub mod door;
-mod doors;
+mod guard;
 mod status;
 
 use std::{
@@ -30,7 +30,7 @@ const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 const PAGE: &str = include_str!("page.html");
 /// The page runs its own script and style, word for word, and talks to nobody but this port.
 static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
-    let (script, style) = (doors::source_of(PAGE, "script"), doors::source_of(PAGE, "style"));
+    let (script, style) = (guard::source_of(PAGE, "script"), guard::source_of(PAGE, "style"));
     format!("script-src {script}; style-src {style}; connect-src 'self'; {POLICY}")
 });
 /// What any other answer may do in a browser: nothing.
@@ -79,7 +79,7 @@ impl Admin {
     }
 
     fn handle<B>(&self, request: &Request<B>, bound: IpAddr) -> Response<Full<Bytes>> {
-        if let Err(barred) = doors::pass(request, bound, &self.shared.snapshot.load().config.admin_hosts) {
+        if let Err(barred) = guard::pass(request, bound, &self.shared.snapshot.load().config.admin_hosts) {
             return text(barred.status(), barred.why());
         }
         let path = request.uri().path();
@@ -103,10 +103,6 @@ impl Admin {
                     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
                 }
                 response
-            }
-            // Every browser says so on a POST, whatever the page; ours asks for no such thing.
-            "/drain" if request.headers().contains_key(header::ORIGIN) => {
-                text(StatusCode::FORBIDDEN, "not from a web page\n")
             }
             "/drain" => {
                 self.drain.cancel();
