@@ -36,7 +36,7 @@ const OPENING: u32 = 3;
 /// A known ceiling is opened from this share of it, so that the first answers tell how fast the upstream is when idle.
 const OPENING_SHARE: u32 = 8;
 /// Longest that the first attempts are waited for, to learn how fast the upstream is when idle, before more leave.
-const FIRST_ANSWERS: Duration = Duration::from_millis(100);
+const FIRST_ANSWERS: Duration = Duration::from_millis(250);
 /// The same where a known ceiling lets many leave: there nothing else will tell that they are too many.
 const FIRST_ANSWERS_KNOWN: Duration = Duration::from_secs(5);
 /// Longest time until an upstream opens again that is believed at all.
