@@ -273,10 +273,9 @@ async fn priorities_and_frames_nobody_knows_are_read_and_forgotten() {
         frame(PRIORITY, 0, id, &[&depends_on[..], &weight].concat())
     });
     let unknown = ids().map(|_| frame(0xEE, 0xFF, 0, &[0; 1000]));
-    let both: [(&str, Box<dyn Iterator<Item = Vec<u8>>>); 2] =
-        [("PRIORITY", Box::new(priorities.take(200_000))), ("unknown", Box::new(unknown.take(4_000)))];
+    let both: [(_, Vec<_>); 2] =
+        [("PRIORITY", priorities.take(200_000).collect()), ("unknown", unknown.take(4_000).collect())];
     for (name, frames) in both {
-        let frames: Vec<_> = frames.collect();
         let whole = frames.iter().map(Vec::len).sum::<usize>();
         let mut stream = hostile(&proxy).await;
         let pieces: Vec<_> = frames.chunks(1000).map(<[_]>::concat).collect();
