@@ -254,7 +254,7 @@ async fn a_new_certificate_of_the_listener_is_used_and_open_connections_go_on() 
     let others = next.identity("localhost");
     std::fs::copy(&others.cert, &own.cert).unwrap();
     reloads(&process, "rejected", 1.0).await;
-    assert!(process.err().contains("certificate and key"), "{}", process.err());
+    wait_until("the log says why", || process.err().contains("certificate and key")).await;
     assert!(connect(&former).await.is_ok() && connect(&next).await.is_err());
     // Both, and nobody said a word.
     replace(&own, &others);
