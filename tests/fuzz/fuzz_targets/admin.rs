@@ -16,7 +16,7 @@ use tidegate::{
     metrics::Metrics,
     proxy::{BufferBudget, Route, Shared, Snapshot},
     tasks::Tasks,
-    upstream::Connector,
+    upstream::{Connector, Ways},
 };
 use tidegate_fuzz::{head, headers};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     let metrics = Arc::new(Metrics::new());
     let settings = config.upstreams[0].clone();
     let accounts = Arc::new(Accounts::new(&settings.name, Arc::default(), Arc::clone(&metrics), Tasks::new()));
-    let connector = Arc::new(Connector::new(&settings).expect("plain http needs no files"));
+    let connector = Arc::new(Connector::new(&settings, Ways::default()).expect("plain http needs no files"));
     let route = Route { settings, connector, accounts };
     let (client, ()) =
         Request::builder().uri("/v1").header("x-api-key", "k").body(()).expect("it is valid").into_parts();
