@@ -117,6 +117,17 @@ fn strip(lines: &mut Lines) {
     lines.retain(|name, _| !named.contains(name) && !HOP_BY_HOP.contains(&name.as_str()));
 }
 
+/// Equal lengths are one.
+fn one_length(lines: &mut Lines) {
+    let lengths: Vec<Vec<u8>> = members(lines, "content-length").map(<[u8]>::to_vec).collect();
+    if let [one, others @ ..] = lengths.as_slice()
+        && !others.is_empty()
+        && others.iter().all(|other| other == one)
+    {
+        lines.insert("content-length".to_owned(), vec![one.clone()]);
+    }
+}
+
 fn strict_request(request: &Request<Empty<&'static [u8]>>) {
     if door::is_strict(request, HEAD_BYTES_MAX).is_err() {
         return;
@@ -169,6 +180,7 @@ fn for_upstream(request: &Request<Empty<&'static [u8]>>) {
         assert!(protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && request.version() == Version::HTTP_11);
     }
     let mut want = lines(request.headers());
+    one_length(&mut want);
     let trailers = members(&want, "te").any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     strip(&mut want);
     want.retain(|name, _| !NOT_FOR_UPSTREAM.contains(&name.as_str()) && !name.starts_with("x-tidegate-"));
@@ -215,11 +227,16 @@ fn for_downstream(response: &Response<()>) {
     if want.contains_key("transfer-encoding") {
         want.remove("content-length");
     } else {
-        let lengths: Vec<Vec<u8>> = members(&want, "content-length").map(<[u8]>::to_vec).collect();
-        if let [one, _, ..] = lengths.as_slice() {
-            want.insert("content-length".to_owned(), vec![one.clone()]);
-        }
+        one_length(&mut want);
     }
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok();
+    let is_one_number = |values: &Vec<Vec<u8>>| match values.as_slice() {
+        [one] => std::str::from_utf8(one).is_ok_and(is_number),
+        _ => false,
+    };
+    want.retain(|name, values| {
+        name != "content-length" || (response.status() != StatusCode::NO_CONTENT && is_one_number(values))
+    });
     strip(&mut want);
     if let Some(protocol) = protocol {
         want.insert("connection".to_owned(), vec![b"upgrade".to_vec()]);
