@@ -1,0 +1,38 @@
+{{- define "tidegate.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "tidegate.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tidegate.labels" -}}
+{{ include "tidegate.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* One replica's share of a limit of the whole account. */}}
+{{- define "tidegate.share" -}}
+{{- $share := div (int64 .value) (int64 .replicas) }}
+{{- if lt $share 1 }}{{ fail (printf "upstream.%s is %v, which cannot be divided among %v replicas: lower `replicas`" .name .value .replicas) }}{{ end }}
+{{- $share }}
+{{- end }}
+
+{{- define "tidegate.config" -}}
+{{- $config := dict "listen" "0.0.0.0:8080" "admin" "0.0.0.0:9090" }}
+{{- $_ := set $config "drain" (dict "delay" (printf "%vs" .Values.drain.delaySeconds) "max" (printf "%vs" .Values.drain.maxSeconds)) }}
+{{- if not .Values.config.upstreams }}
+{{- $upstream := dict "name" "api" "preset" .Values.upstream.preset }}
+{{- $_ := set $upstream "url" (required "upstream.url is required: the API to stand in front of, for example https://api.openai.com" (.Values.upstream.url | default nil)) }}
+{{- range $name := list "ceiling" "rpm" "tpm" }}
+{{- with get $.Values.upstream $name }}
+{{- $_ := set $upstream $name (include "tidegate.share" (dict "name" $name "value" . "replicas" $.Values.replicas) | int64) }}
+{{- end }}
+{{- end }}
+{{- $_ := set $config "upstreams" (list $upstream) }}
+{{- end }}
+{{- mustMergeOverwrite $config (deepCopy .Values.config) | toYaml }}
+{{- end }}

@@ -1,0 +1,114 @@
+"""The chart of the shared gateway."""
+
+import subprocess
+
+import pytest
+import yaml
+from conftest import DEPLOY, assert_hardened, assert_valid, check, documents, pod_spec, run, seconds, tool
+
+CHART = DEPLOY / "helm/tidegate"
+URL = "upstream.url=https://api.openai.com"
+
+
+def template(*values):
+    sets = [arg for value in values for arg in ("--set", value)]
+    return documents(tool("helm"), "template", "api", CHART, "--namespace", "gateway", *sets)
+
+
+def one(objects, kind):
+    found = [each for each in objects if each["kind"] == kind]
+    assert len(found) == 1, f"{kind}: {len(found)}"
+    return found[0]
+
+
+def config_of(objects):
+    return one(objects, "ConfigMap")["data"]["tidegate.yaml"]
+
+
+def refused(*values):
+    sets = [arg for value in values for arg in ("--set", value)]
+    done = subprocess.run([tool("helm"), "template", "api", CHART, *sets], capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_it_lints():
+    run(tool("helm"), "lint", "--strict", CHART, "--set", URL)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("replicas=1", "upstream.ceiling=10", "upstream.rpm=500", "upstream.tpm=200000"),
+        ("monitor.enabled=true", "monitor.labels.release=prometheus"),
+        ("monitor.enabled=true", "monitor.kind=ServiceMonitor"),
+        ("networkPolicy.clients=null", "networkPolicy.upstreamPorts={443,8443}"),
+        ("networkPolicy.enabled=false", "podDisruptionBudget.enabled=false"),
+        ("envFrom[0].secretRef.name=keys", "env[0].name=A", "env[0].value=b", "imagePullSecrets[0].name=pull"),
+        ("nodeSelector.disk=ssd", "podAnnotations.a=b", "podLabels.team=c", "service.annotations.d=e"),
+    ],
+)
+def test_what_it_makes_is_valid_and_hardened(values, tmp_path):
+    objects = template(URL, *values)
+    assert_valid(objects)
+    check(config_of(objects), tmp_path)
+    deployment = one(objects, "Deployment")
+    assert_hardened(pod_spec(deployment))
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    for service in (each for each in objects if each["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= labels.items()
+        ports = {port["name"] for port in pod_spec(deployment)["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_the_replicas_share_what_the_account_may(tmp_path):
+    objects = template(URL, "replicas=3", "upstream.ceiling=50", "upstream.rpm=500")
+    upstream = yaml.safe_load(config_of(objects))["upstreams"][0]
+    assert (upstream["ceiling"], upstream["rpm"]) == (16, 166)
+    strategy = one(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}, "a pod more would be a share too many"
+    assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_a_single_replica_has_no_budget():
+    assert not [each for each in template(URL, "replicas=1") if each["kind"] == "PodDisruptionBudget"]
+
+
+def test_it_drains_within_the_time_a_pod_has():
+    objects = template(URL, "drain.delaySeconds=7", "drain.maxSeconds=60")
+    drain = yaml.safe_load(config_of(objects))["drain"]
+    grace = pod_spec(one(objects, "Deployment"))["terminationGracePeriodSeconds"]
+    assert seconds(drain["delay"]) + seconds(drain["max"]) < grace
+
+
+def test_a_configuration_of_ones_own_goes_over_the_charts(tmp_path):
+    own = tmp_path / "values.yaml"
+    own.write_text("config: { trace: headers, upstreams: [{ url: 'https://a.example', ceiling: 7 }] }\n")
+    objects = documents(tool("helm"), "template", "api", CHART, "--values", own)
+    config = yaml.safe_load(config_of(objects))
+    assert config["trace"] == "headers" and config["listen"] == "0.0.0.0:8080"
+    assert config["upstreams"] == [{"url": "https://a.example", "ceiling": 7}]
+    check(config_of(objects), tmp_path)
+
+
+def test_mistakes_are_told():
+    assert "upstream.url is required" in refused()
+    assert "lower `replicas`" in refused(URL, "upstream.ceiling=1")
+    assert "nonsense" in refused(URL, "nonsense=1")
+    assert "replicas" in refused(URL, "replicas=0")
+    assert "config" in refused(URL, "config.drain.max=1s")
+
+
+def test_nobody_means_nobody():
+    policy = one(template(URL, "networkPolicy.clients=null", "networkPolicy.monitoring=null"), "NetworkPolicy")
+    assert not policy["spec"]["ingress"], "a rule without `from` lets everybody in"
+
+
+def test_the_notes_tell_the_address_and_the_shares():
+    notes = run(
+        tool("helm"), "install", "api", CHART, "--namespace", "gateway", "--dry-run=client", "--set", URL, "--set",
+        "upstream.ceiling=50",
+    )
+    assert "OPENAI_BASE_URL=http://api-tidegate.gateway.svc:8080/v1" in notes
+    assert "ceiling 25" in notes
