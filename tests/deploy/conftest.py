@@ -134,3 +134,16 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("CI") == "true" and BARE not in str(report.longrepr):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory):
+    from live import Live
+
+    tool("prometheus")
+    one = Live(tmp_path_factory.mktemp("live"))
+    try:
+        one.start()
+        yield one
+    finally:
+        one.end()
