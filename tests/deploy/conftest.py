@@ -39,7 +39,7 @@ def bare(name):
 
 def run(*args, **options):
     """Standard output; what went wrong is in the failure."""
-    done = subprocess.run([str(arg) for arg in args], capture_output=True, text=True, **options)
+    done = subprocess.run([str(arg) for arg in args], capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, f"{args[:6]}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -147,3 +147,23 @@ def live(tmp_path_factory):
         yield one
     finally:
         one.end()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """The image, built."""
+    from containers import build_tidegate
+
+    return build_tidegate(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def podman(image):
+    from containers import Podman, trouble
+
+    bare("podman")
+    if why := trouble():
+        pytest.skip(f"{BARE}running containers: {why}")
+    one = Podman()
+    yield one
+    one.end()
