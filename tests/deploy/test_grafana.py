@@ -1,0 +1,99 @@
+"""The dashboard: its form, and that every panel shows something."""
+
+import json
+import re
+import sys
+
+import yaml
+from conftest import DEPLOY, unknown_keys
+from test_prometheus import metrics, selectors
+
+GRAFANA = DEPLOY / "grafana"
+DASHBOARD = json.loads((GRAFANA / "tidegate.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+# Of @grafana/data's value formats.
+UNITS = {"Bps", "bytes", "cps", "currencyUSD", "percentunit", "reqps", "s", "short"}
+UNIT_OF = {"s": "_seconds", "bytes": "_bytes", "Bps": "_bytes_total"}
+
+
+def test_it_is_what_its_source_says(monkeypatch):
+    monkeypatch.syspath_prepend(GRAFANA)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    import dashboard
+
+    assert DASHBOARD == json.loads(json.dumps(dashboard.DASHBOARD)), "run deploy/grafana/dashboard.py"
+
+
+def test_it_is_of_grafanas_schema():
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    kept = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(DASHBOARD)))
+    assert not unknown_keys(DASHBOARD, kept)
+
+
+def test_rows_and_panels_have_their_place():
+    rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    assert rows == ["Overview", "Limiter", "Queue", "Upstream", "Retries", "Money", "Process"]
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    taken = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_every_panel_says_what_it_shows_and_in_what():
+    titles = [panel["title"] for panel in PANELS]
+    assert len(titles) == len(set(titles))
+    for panel in PANELS:
+        assert len(panel["description"]) > 25, panel["title"]
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        assert unit in UNITS, panel["title"]
+        for target in panel["targets"]:
+            assert unit not in UNIT_OF or UNIT_OF[unit] in target["expr"], f"{panel['title']} is no {unit}"
+            counts = re.search(r"rate\(\w+_total", target["expr"])
+            assert unit != "reqps" or counts or "pace_per_second" in target["expr"], panel["title"]
+
+
+def test_source_and_instance_are_variables():
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    for name in ("instance", "upstream", "account"):
+        assert variables[name]["type"] == "query" and variables[name]["multi"]
+    for panel in PANELS:
+        sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+        assert all(source["uid"] == "${datasource}" for source in sources), panel["title"]
+        references = {ref for target in panel["targets"] for ref in (target["refId"],)}
+        assert len(references) == len(panel["targets"])
+    for expression in EXPRESSIONS:
+        for selector in selectors(expression):
+            assert 'instance=~"$instance"' in selector, expression
+            assert selector.split("{")[0] in metrics(), expression
+        for used in re.findall(r"\$(\w+)", expression):
+            assert used in variables or used.startswith("__"), expression
+
+
+def test_provisioning_finds_data_and_dashboard():
+    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]
+    assert source["type"] == "prometheus" and source["isDefault"]
+    assert source["url"].strip("${}") in compose["environment"]
+    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/tidegate.yml").read_text())["providers"][0]
+    assert any(f":{provider['options']['path']}/tidegate.json" in volume for volume in compose["volumes"])
+
+
+def filled(expression):
+    """As Grafana would ask it, with everything chosen and a short time to look at."""
+    for variable in DASHBOARD["templating"]["list"]:
+        value = ".*" if variable["type"] == "query" else variable["query"]
+        expression = expression.replace(f"${variable['name']}", value)
+    return expression.replace("$__rate_interval", "30s").replace("$__range", "1m")
+
+
+def test_every_expression_returns_data_under_load(live):
+    assert not live.without_data([filled(expression) for expression in EXPRESSIONS])
