@@ -118,7 +118,7 @@ class Live:
 
     def send(self, stream):
         """The same at once, again and again, until the tests are through."""
-        base, timeout = self.proxy.url("proxy"), 30
+        base, timeout = self.proxy.url("proxy"), 10
         limits = httpx.Limits(max_connections=len(stream))
         with (
             httpx.Client(base_url=base, timeout=timeout, trust_env=False, limits=limits) as client,
