@@ -1,5 +1,6 @@
 """The Dockerfile, and the image it makes."""
 
+import re
 import subprocess
 import tarfile
 
@@ -71,6 +72,10 @@ def test_what_the_build_needs_is_in_its_context(tmp_path):
         if line.startswith("COPY ") and "--from" not in line:
             for source in line.split()[1:-1]:
                 assert (tmp_path / source).exists(), line
+    for source in (tmp_path / "src").rglob("*.rs"):
+        for included in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', source.read_text()):
+            assert (source.parent / included).exists(), f"{source.name} includes {included}"
+    assert not (DEPLOY.parent / "build.rs").exists() or (tmp_path / "build.rs").exists()
 
 
 def test_it_starts_restricted_is_healthy_and_drains(image, podman):
