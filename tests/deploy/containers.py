@@ -1,5 +1,5 @@
-"""Builds the image as the Dockerfile says and runs containers, with nothing but Debian's tools and what is here: no
-registry is asked, so the stage that compiles is replaced by the release binary."""
+"""Builds the image as the Dockerfile says and runs containers, with nothing but Debian's tools and what is here. No
+base image is pulled: the stage that compiles is replaced by the release binary."""
 
 import functools
 import json

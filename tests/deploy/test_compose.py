@@ -72,7 +72,7 @@ def test_its_services_find_each_other(image, podman, tmp_path):
     inside = ["--network", "container:api"]
     podman.start("tidegate", *inside, *options(tidegate), image, *tidegate["command"])
     assert json.loads(podman.get("tidegate", "http://127.0.0.1:8080/v1/models"))["data"]
-    # The image of Prometheus cannot be had here; the program can, and takes the same arguments and files.
+    # Debian's Prometheus instead of its image: it takes the same arguments and files.
     podman.start(
         "prometheus", *inside, *options(prometheus), "--tmpfs", "/prometheus:rw,mode=777", "--volume",
         f"{os.path.realpath(tool('prometheus'))}:/bin/prometheus:ro", "--entrypoint", "/bin/prometheus", image,

@@ -60,7 +60,7 @@ def test_the_same_program_gives_the_same_image(image, tmp_path):
 
 
 def test_what_the_build_needs_is_in_its_context(tmp_path):
-    """Without a registry the compiling stage does not run here; that Cargo finds everything can be told all the same."""
+    """The compiling stage is left out in tests; that it would find everything can be told all the same."""
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert ignored[0] == "*"
     for kept in ignored[1:]:
