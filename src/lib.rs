@@ -26,7 +26,7 @@
 //! | [`config`] | YAML and flags to validated values | `control`, `provider` |
 //! | [`admin`] | metrics, health, status, drain | `proxy`, `gate`, `control` (views), `metrics` |
 //! | [`mock`], [`demo`] | the embedded rate-limited API, and the show | servers and clients of their own |
-//! | [`clock`], [`fault`], [`files`], [`metrics`], [`tasks`], [`telemetry`], [`watch`] | leaves | open to all but `control` |
+//! | [`clock`], [`fault`], [`files`], [`metrics`], [`remote`], [`tasks`], [`telemetry`], [`watch`] | leaves | open to all but `control` |
 //!
 //! `tests/it/tidy.rs` reads the sources and keeps this table true.
 //!
@@ -99,6 +99,7 @@ pub mod metrics;
 pub mod mock;
 pub mod provider;
 pub mod proxy;
+pub mod remote;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;

@@ -15,6 +15,7 @@ mod admission;
 mod browsers;
 mod cancel;
 mod chaos;
+mod cli;
 mod config;
 mod disguise;
 mod faults;

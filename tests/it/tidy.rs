@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `tasks`, `telemetry`, `watch`) are open to
+/// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `remote`, `tasks`, `telemetry`, `watch`) are open to
 /// all but `control`.
-const MAY_CALL: [(&str, &[&str]); 17] = [
+const MAY_CALL: [(&str, &[&str]); 18] = [
     ("admin", &["control", "gate", "metrics", "proxy"]),
     ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "upstream"]),
     ("cli", &["app", "config", "demo", "mock"]),
@@ -22,11 +22,12 @@ const MAY_CALL: [(&str, &[&str]); 17] = [
     ("mock", &["control"]),
     ("provider", &["control"]),
     ("proxy", &["config", "control", "gate", "provider", "upstream"]),
+    ("remote", &[]),
     ("server", &["config", "proxy"]),
     ("upstream", &["config", "control", "gate"]),
     ("watch", &[]),
 ];
-const LEAVES: [&str; 7] = ["clock", "fault", "files", "metrics", "tasks", "telemetry", "watch"];
+const LEAVES: [&str; 8] = ["clock", "fault", "files", "metrics", "remote", "tasks", "telemetry", "watch"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
