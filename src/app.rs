@@ -254,17 +254,23 @@ impl Compiler {
 fn bind(what: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
     server::bind(address)
         .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-        .map_err(|error| StartError::Bind { what, address, problem: explain(&error) })
+        .map_err(|error| StartError::Bind { what, address, problem: explain(what, address, &error) })
 }
 
-fn explain(error: &io::Error) -> String {
-    let kind = error.kind();
+/// `what` is the key, and the flag too.
+fn explain(what: &str, address: SocketAddr, error: &io::Error) -> String {
+    let (kind, port) = (error.kind(), address.port());
     if kind == io::ErrorKind::AddrInUse {
-        "another process listens there; choose another port, or 0 for a free one".to_owned()
+        let free = SocketAddr::new(address.ip(), 0);
+        format!("port {port} is taken by another process; try --{what} {free} for a free one")
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        "this machine has no such address".to_owned()
+        let all = SocketAddr::from(([0, 0, 0, 0], port));
+        format!("this machine has no such address; try --{what} 127.0.0.1:{port}, or {all} for all it has")
     } else if kind == io::ErrorKind::PermissionDenied {
-        "not permitted; ports below 1024 need a privilege".to_owned()
+        format!(
+            "not permitted, ports below 1024 need a privilege; try --{what} {}",
+            SocketAddr::new(address.ip(), 8080)
+        )
     } else {
         error.to_string()
     }

@@ -27,6 +27,12 @@ use crate::{
 
 /// Arguments of `tidegate demo`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate demo
+  tidegate demo --requests 2000 --ceiling 50
+  tidegate demo --keep
+      and then open the status page it names")]
 pub struct DemoArgs {
     /// Requests in each burst
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]

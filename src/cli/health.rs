@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use http::StatusCode;
 
-use super::{DONE, FAILED, USAGE, fail, load};
+use super::{DONE, FAILED, USAGE, fail, load, refuse};
 use crate::{
     config::{Overrides, defaults},
     remote::Remote,
@@ -34,7 +34,7 @@ pub(super) fn check(args: HealthArgs) -> u8 {
         (None, None) => defaults::ADMIN.to_owned(),
         (None, Some(file)) => match load(Some(&file), &Overrides::default()) {
             Ok(config) => config.admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string()),
-            Err(error) => return fail(USAGE, &format_args!("configuration: {error}")),
+            Err(error) => return refuse(&error),
         },
     };
     if admin == "off" {

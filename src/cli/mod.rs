@@ -1,6 +1,7 @@
 //! The command line: arguments, help texts, exit codes.
 
 mod health;
+mod papers;
 mod serve;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
-    config::{Overrides, show},
+    config::{ConfigError, Overrides, show},
     demo::{self, DemoArgs},
     files,
     mock::{self, MockArgs},
@@ -34,10 +35,17 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  tidegate demo
+      see what it is for, in half a minute
   tidegate --upstream https://api.openai.com --tier pro
       then point the client at it: OPENAI_BASE_URL=http://127.0.0.1:8080/v1
+  tidegate init --preset anthropic
   tidegate --config tidegate.yaml
-  tidegate demo
+      the same from a file, which `tidegate check` looks over
+  open http://127.0.0.1:9090
+      the status page: what is going on, and what holds it back
+  tidegate mock --ceiling 10 --rpm 600
+      a rate-limited API to try it against: --upstream http://127.0.0.1:8081
 
 Every flag of `serve` can also be set in the environment, as TIDEGATE_<FLAG> (TIDEGATE_UPSTREAM, TIDEGATE_LOG_LEVEL, …).
 A flag beats the environment, the environment beats the file.";
@@ -45,19 +53,37 @@ A flag beats the environment, the environment beats the file.";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the proxy (the default)
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Show what Tidegate is for: a burst of requests at a rate-limited API, without and with it
     Demo(DemoArgs),
     /// Run a rate-limited API to test against
     Mock(MockArgs),
-    /// Validate a configuration and print the effective one, and what each account would get
+    /// Validate a configuration and print the effective one, what each account would get, and what is unwise
+    #[command(after_help = "Examples:\n  tidegate check tidegate.yaml")]
     Check {
         /// The configuration file
         file: PathBuf,
     },
     /// Ask a running Tidegate whether it takes work: exit code 0 if it does, 1 if not
     Healthcheck(health::HealthArgs),
+    /// Write a commented configuration to start from
+    Init(papers::InitArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    #[command(after_help = "Examples:\n  tidegate schema > tidegate.schema.json\n      and on top of the file: \
+        # yaml-language-server: $schema=tidegate.schema.json")]
+    Schema,
+    /// Print a completion script for a shell
+    Completions(papers::CompletionsArgs),
+    /// Print the manual page
+    Man(papers::ManArgs),
 }
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  tidegate serve --upstream https://api.anthropic.com --ceiling 20
+  tidegate serve --config tidegate.yaml --listen 127.0.0.1:0 --log-level debug
+  TIDEGATE_UPSTREAM=https://api.openai.com tidegate serve";
 
 #[derive(Debug, Args)]
 struct ServeArgs {
@@ -119,6 +145,10 @@ pub fn run() -> ExitCode {
         Some(Command::Mock(args)) => in_runtime(mock(args)),
         Some(Command::Check { file }) => check(&file),
         Some(Command::Healthcheck(args)) => health::check(args),
+        Some(Command::Init(args)) => papers::init(&args),
+        Some(Command::Schema) => papers::schema(),
+        Some(Command::Completions(args)) => papers::completions(&args),
+        Some(Command::Man(args)) => papers::man(&args),
     })
 }
 
@@ -132,7 +162,29 @@ fn explain(error: &clap::Error) -> u8 {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let said: Vec<&str> = lines.into_iter().take_while(|line| !line.starts_with("Usage:")).collect();
     let said = said.join(" ");
-    fail(USAGE, &format_args!("{} (tidegate --help shows what there is)", said.trim_start_matches("error: ")))
+    let said = said.trim_start_matches("error: ");
+    match meant(error) {
+        Some(meant) => fail(USAGE, &format_args!("{said}; try {meant}")),
+        None => fail(USAGE, &format_args!("{said} (tidegate --help shows what there is)")),
+    }
+}
+
+/// What somebody wants who names an API, or a file, and nothing else.
+fn meant(error: &clap::Error) -> Option<&'static str> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let kind = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        _ => return None,
+    };
+    let Some(ContextValue::String(given)) = error.get(kind) else { return None };
+    if given.contains("://") {
+        Some("--upstream URL")
+    } else if given.ends_with(".yaml") || given.ends_with(".yml") {
+        Some("--config FILE")
+    } else {
+        None
+    }
 }
 
 /// `--tier` on the command line beats `TIDEGATE_CEILING` in the environment, and the other way round.
@@ -172,9 +224,24 @@ fn check(file: &Path) -> u8 {
     match load(Some(file), &Overrides::default()) {
         Ok(config) => {
             say(&format!("{}\n{}", show::effective(&config), show::accounts(&config)));
+            for advice in config.advice() {
+                fail(DONE, &format_args!("warning: {advice}"));
+            }
             DONE
         }
-        Err(error) => fail(USAGE, &format_args!("configuration: {error}")),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// A configuration that cannot be used, with the remedy where there is one.
+fn refuse(error: &ConfigError) -> u8 {
+    match error {
+        ConfigError::Read { error: cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
+            fail(USAGE, &format_args!("configuration: {error}; `tidegate init` writes one to start from"))
+        }
+        ConfigError::Read { .. } | ConfigError::Place { .. } | ConfigError::Flag { .. } => {
+            fail(USAGE, &format_args!("configuration: {error}"))
+        }
     }
 }
 

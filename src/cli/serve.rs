@@ -7,7 +7,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{DONE, FAILED, ServeArgs, USAGE, fail, say};
+use super::{DONE, FAILED, ServeArgs, USAGE, fail, refuse, say};
 use crate::{
     app::App,
     config::{Config, ConfigError, Overrides},
@@ -35,7 +35,7 @@ pub(super) fn serve(args: ServeArgs) -> u8 {
     let mut source = Source::new(args.config, overrides);
     let config = match source.load() {
         Ok(config) => config,
-        Err(error) => return fail(USAGE, &format_args!("configuration: {error}")),
+        Err(error) => return refuse(&error),
     };
     files::make_room();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

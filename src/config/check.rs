@@ -177,7 +177,7 @@ pub(super) const COUNT_MAX: u32 = 100_000_000;
 pub(super) const NAME_BYTES_MAX: usize = 64;
 
 /// More threads than any machine has cores.
-const THREADS_MAX: u32 = 1024;
+pub(super) const THREADS_MAX: u32 = 1024;
 
 /// hyper takes no smaller read buffer.
 const HEADER_BYTES_MIN: u64 = 8 << 10;

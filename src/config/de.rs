@@ -246,6 +246,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ValueOr<T> {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueOr<T>, A::Error> {
                 T::deserialize(MapAccessDeserializer::new(map)).map(ValueOr::Section)
             }
+            /// The schema asks for the section's shape.
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, section: D) -> Result<ValueOr<T>, D::Error> {
+                T::deserialize(section).map(ValueOr::Section)
+            }
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<ValueOr<T>, A::Error> {
                 value(&mut parts).map(ValueOr::Value)
             }
@@ -284,7 +288,7 @@ fn part<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(parts: &mut A) -> Result<T,
     parts.next_element()?.ok_or_else(|| A::Error::custom("a part of the value is missing"))
 }
 
-const AT: &str = "$at";
-const VALUE: &str = "$value";
-const VALUE_OR: &str = "$value-or";
-const NAMED: &str = "$named";
+pub(super) const AT: &str = "$at";
+pub(super) const VALUE: &str = "$value";
+pub(super) const VALUE_OR: &str = "$value-or";
+pub(super) const NAMED: &str = "$named";

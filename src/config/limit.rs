@@ -184,10 +184,10 @@ fn inside(value: &Option<Value>, or: f64) -> Result<f64, Problem> {
 }
 
 /// A guess: a delay of a hundred times the usual is an outage to everybody.
-const RATIO_MAX: f64 = 100.0;
+pub(super) const RATIO_MAX: f64 = 100.0;
 
 /// More steps of log₁₀ L than any limit has room for.
-const FACTOR_MAX: u32 = 1000;
+pub(super) const FACTOR_MAX: u32 = 1000;
 
 /// A guess: at ten answers per second, a day.
-const SAMPLES_MAX: u32 = 1_000_000;
+pub(super) const SAMPLES_MAX: u32 = 1_000_000;

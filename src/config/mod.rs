@@ -2,7 +2,8 @@
 //!
 //! The way of a file: `env` masks `${NAME}`, `tree` parses (the only place that knows the YAML crate), `de` lets serde
 //! read the tree into the shapes of `file`, `flags` lays the command line over them, `check`, `upstream`,
-//! `account` and `limit` turn them into the types below with the help of `values`. `show` goes the other way.
+//! `account` and `limit` turn them into the types below with the help of `values`. `show` goes the other way, `advice`
+//! names what is legal and unwise, `init` writes a file to start from, `schema` tells editors what may stand in one.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,21 +17,28 @@ pub use crate::control::{
 };
 
 mod account;
+mod advice;
 mod check;
 mod de;
 pub mod defaults;
 mod env;
 pub mod file;
 mod flags;
+pub mod init;
 mod limit;
 mod problem;
+mod schema;
 pub mod show;
 mod tree;
 mod upstream;
 mod values;
 
+/// Nothing is known about the provider.
+pub const DEFAULT_PRESET: Preset = Preset::Generic;
+
 pub use flags::Overrides;
 pub use problem::ConfigError;
+pub use schema::schema;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]

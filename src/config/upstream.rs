@@ -283,10 +283,10 @@ fn http2(value: Option<&Value>) -> Result<Http2, Problem> {
 }
 
 /// Largest rate per minute: far above what any account is sold, far below where sums overflow.
-const RATE_MAX: u32 = 1_000_000_000;
+pub(super) const RATE_MAX: u32 = 1_000_000_000;
 
 /// More would only prolong what has failed; refusals are not counted here.
-const ATTEMPTS_MAX: u32 = 100;
+pub(super) const ATTEMPTS_MAX: u32 = 100;
 
 /// A guess: beyond ten retries per request the budget bounds nothing.
-const RETRY_BUDGET_MAX: f64 = 10.0;
+pub(super) const RETRY_BUDGET_MAX: f64 = 10.0;

@@ -65,6 +65,10 @@ pub struct MockArgs {
 }
 
 const HELP: &str = "\
+Examples:
+  tidegate mock --ceiling 10 --rpm 600 --latency lognormal:4s:0.8
+  tidegate mock --headers anthropic --tpm 40000 --retry-after ms
+
 Endpoints, in the providers' own shapes: /v1/chat/completions, /v1/responses, /v1/embeddings, /v1/models (OpenAI);
 /v1/messages, /v1/messages/count_tokens (Anthropic); /v1/infer (plain JSON: {\"input\": …}); /v1/echo (the request's body,
 sent back as it comes); /v1/bytes/N; /v1/realtime (WebSocket upgrade, echoes bytes).

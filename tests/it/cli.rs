@@ -45,3 +45,134 @@ async fn a_health_check_needs_no_shell() {
         assert_eq!((ended.code, ended.err), (Some(code), format!("tidegate: healthcheck: {why}\n")));
     }
 }
+
+#[tokio::test]
+async fn errors_name_the_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let port = addr.port();
+    let (listen, api) = (addr.to_string(), "--upstream=http://127.0.0.1:1");
+    for (args, code, want) in [
+        (
+            &[api, "--listen", &listen][..],
+            2,
+            format!("listen: cannot listen on {listen}: port {port} is taken by another process; try --listen 127.0.0.1:0 for a free one"),
+        ),
+        (
+            &[api, "--listen", "127.0.0.1:0", "--admin", &listen],
+            2,
+            format!("admin: cannot listen on {listen}: port {port} is taken by another process; try --admin 127.0.0.1:0 for a free one"),
+        ),
+        (
+            &[api, "--admin=off", "--listen", "192.0.2.1:8080"],
+            2,
+            "listen: cannot listen on 192.0.2.1:8080: this machine has no such address; try --listen 127.0.0.1:8080, or 0.0.0.0:8080 for all it has".to_owned(),
+        ),
+        (
+            &["--config", "/nowhere.yaml"],
+            2,
+            "configuration: /nowhere.yaml: No such file or directory (os error 2); `tidegate init` writes one to start from".to_owned(),
+        ),
+        (
+            &["https://api.openai.com"],
+            2,
+            "unrecognized subcommand 'https://api.openai.com'; try --upstream URL".to_owned(),
+        ),
+        (&["tidegate.yaml"], 2, "unrecognized subcommand 'tidegate.yaml'; try --config FILE".to_owned()),
+        (
+            &["--upstraem", "http://h"],
+            2,
+            "unexpected argument '--upstraem' found tip: a similar argument exists: '--upstream' (tidegate --help shows what there is)".to_owned(),
+        ),
+    ] {
+        let ended = Process::run(args, &[]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (Some(code), ""), "{args:?}");
+        assert_eq!(ended.err, format!("tidegate: {want}\n"), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_teaches_by_example() {
+    let top = Process::run(&["--help"], &[]).await;
+    assert_eq!((top.code, top.err.as_str()), (Some(0), ""));
+    let commands: Vec<&str> = top
+        .out
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.contains(&"serve") && commands.contains(&"init"), "{commands:?}");
+    for command in commands {
+        let help = Process::run(&[command, "--help"], &[]).await;
+        assert_eq!((help.code, help.err.as_str()), (Some(0), ""), "{command}");
+        assert!(help.out.contains(&format!("  tidegate {command}")), "{command} has no example\n{}", help.out);
+    }
+}
+
+#[tokio::test]
+async fn completions_and_the_manual_know_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = Process::run(&["completions", shell], &[]).await;
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{shell}");
+        for word in ["healthcheck", "upstream", "log-level"] {
+            assert!(ended.out.contains(word), "{shell} does not know {word}");
+        }
+    }
+    let page = Process::run(&["man"], &[]).await;
+    assert_eq!((page.code, page.err.as_str()), (Some(0), ""));
+    assert!(
+        page.out.contains(".TH") && page.out.contains("healthcheck") && page.out.contains("Examples"),
+        "{}",
+        page.out
+    );
+    let folder = Folder::new();
+    let ended = Process::run(&["man", "--dir", folder.path().to_str().unwrap()], &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(folder.path().join("tidegate-serve.1").exists());
+}
+
+#[tokio::test]
+async fn what_init_writes_is_accepted() {
+    let folder = Folder::new();
+    let file = folder.path().join("tidegate.yaml");
+    let file = file.to_str().unwrap();
+    for preset in tidegate::provider::presets::Preset::ALL.map(|preset| preset.name()) {
+        let ended = Process::run(&["init", "--preset", preset, "--force", file], &[]).await;
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{preset}");
+        let checked = Process::run(&["check", file], &[]).await;
+        assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{preset}");
+        assert!(checked.out.contains(&format!("preset: {preset}\n")), "{preset}: {}", checked.out);
+        let value: serde_json::Value = yaml_serde::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        assert!(jsonschema::is_valid(&tidegate::config::schema(), &value), "{preset}");
+    }
+    let again = Process::run(&["init", file], &[]).await;
+    assert_eq!(again.code, Some(1));
+    assert_eq!(
+        again.err,
+        format!("tidegate: init: {file} is there already; --force replaces it, another name spares it\n")
+    );
+    let own = Process::run(&["init", "--upstream", "https://api.groq.com", "-"], &[]).await;
+    assert!(own.out.contains("url: https://api.groq.com\n    preset: groq "), "{}", own.out);
+    let wrong = Process::run(&["init", "--preset", "opnai", "-"], &[]).await;
+    assert_eq!(
+        (wrong.code, wrong.err.as_str()),
+        (Some(2), "tidegate: init: --preset: found `opnai`; did you mean `openai`?\n")
+    );
+}
+
+#[tokio::test]
+async fn check_warns_on_standard_error_and_accepts() {
+    let folder = Folder::new();
+    let file =
+        folder.write("c.yaml", "{ admin: '0.0.0.0:9090', upstreams: [{ url: https://h, queue: { wait_max: 20m } }] }");
+    let ended = Process::run(&["check", &file], &[]).await;
+    assert_eq!(ended.code, Some(0));
+    let lines: Vec<_> = ended.err.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("tidegate: warning: `admin` is 0.0.0.0:9090: other machines"), "{lines:?}");
+    assert!(lines[1].starts_with("tidegate: warning: upstream h: `queue.wait_max` is 20m"), "{lines:?}");
+}

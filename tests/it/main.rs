@@ -30,6 +30,7 @@ mod rates;
 mod raw;
 mod reload;
 mod retries;
+mod schema;
 mod secrets;
 mod support;
 mod tidy;

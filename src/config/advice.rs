@@ -1,0 +1,147 @@
+//! What is legal and unwise. `check` says it; nothing depends on it.
+
+use std::time::Duration;
+
+use super::{Config, RetryPost, Upstream, defaults, values::time_text};
+use crate::provider::presets::Preset;
+
+/// The common SDKs give up after ten minutes unless told otherwise, and count waiting as answering.
+const SDK_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Models that think first take longer than this to say their first word.
+const FIRST_BYTE_SHORT: Duration = Duration::from_secs(60);
+
+impl Config {
+    /// What is legal and unwise, one line each, with its place and what to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Vec<String> {
+        let mut advice: Vec<String> = self
+            .exposed()
+            .map(|(key, address, others_may)| {
+                let remedy = match key {
+                    "listen" => "bind 127.0.0.1, or ask for certificates with `tls.client_ca`",
+                    _ => "bind 127.0.0.1, or keep others away by other means",
+                };
+                format!("`{key}` is {address}: other machines can reach it and {others_may}, unasked; {remedy}")
+            })
+            .collect();
+        for (name, ceiling) in &self.tiers {
+            let known = defaults::TIERS.iter().find(|(known, _)| known == name);
+            if let Some((_, usual)) = known.filter(|(_, usual)| ceiling > usual) {
+                advice.push(format!(
+                    "`tiers.{name}` is {ceiling}, and a tier of this name has {usual} as a rule; what is above the \
+                     account's real limit is refused"
+                ));
+            }
+        }
+        for upstream in &self.upstreams {
+            let name = &upstream.name;
+            advice.extend(of_upstream(upstream).into_iter().map(|text| format!("upstream {name}: {text}")));
+        }
+        advice
+    }
+}
+
+fn of_upstream(upstream: &Upstream) -> Vec<String> {
+    let Upstream { limit, queue, retry, deadlines, url, .. } = upstream;
+    let mut advice = Vec::new();
+    let ceilings = upstream.account.tiers.iter().map(|tier| tier.ceiling).chain(upstream.ceiling);
+    if let Some(ceiling) = ceilings.max().filter(|ceiling| *ceiling > limit.max) {
+        advice.push(format!(
+            "the ceiling of {ceiling} is never reached, since `limit.max` is {}; leave `limit.max` out",
+            limit.max
+        ));
+    }
+    if queue.wait_max > SDK_PATIENCE {
+        advice.push(format!(
+            "`queue.wait_max` is {}, and the SDKs give up after {} unless their timeout is raised; who has given up \
+             cannot be served",
+            time_text(queue.wait_max),
+            time_text(SDK_PATIENCE)
+        ));
+    }
+    if let Some(first_byte) = deadlines.first_byte.filter(|time| *time > SDK_PATIENCE) {
+        advice.push(format!(
+            "`deadlines.first_byte` is {}, and the SDKs give up after {} unless their timeout is raised",
+            time_text(first_byte),
+            time_text(SDK_PATIENCE)
+        ));
+    }
+    if let Some(first_byte) = deadlines.first_byte.filter(|time| *time < FIRST_BYTE_SHORT)
+        && upstream.preset != Preset::Generic
+    {
+        advice.push(format!(
+            "`deadlines.first_byte` is {}; models that think first take minutes, and an answer that is given up may \
+             be paid for all the same",
+            time_text(first_byte)
+        ));
+    }
+    if let Some(total) = deadlines.total.filter(|total| *total < queue.wait_max) {
+        advice.push(format!(
+            "`deadlines.total` ({}) counts waiting, and is shorter than `queue.wait_max` ({}): who waits that long is \
+             cut before its turn",
+            time_text(total),
+            time_text(queue.wait_max)
+        ));
+    }
+    if retry.post == RetryPost::Always {
+        advice.push(
+            "`retry.post: always` sends again what may have been processed: it may be done, and paid for, twice"
+                .to_owned(),
+        );
+    }
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if url.scheme_str() == Some("http") && !here {
+        advice.push("`url` is plain http to another machine: keys and contents travel unprotected".to_owned());
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::file;
+
+    fn advice(text: &str) -> Vec<String> {
+        file::parse(text, "f", &|_| None).unwrap().advice()
+    }
+
+    #[test]
+    fn what_is_usual_needs_no_advice() {
+        assert_eq!(advice("upstreams: [{ url: https://api.openai.com, tier: pro }]"), [""; 0]);
+        assert_eq!(
+            advice(
+                "upstreams: [{ url: 'http://127.0.0.1:1' }, { url: 'http://[::1]:1', name: b, match: { path_prefix: /b } }]"
+            ),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_is_unwise_is_named_with_its_place() {
+        for (text, want) in [
+            ("{ admin: '0.0.0.0:9090', upstreams: [{ url: https://h }] }", "`admin` is 0.0.0.0:9090: other machines"),
+            ("{ listen: '10.0.0.1:80', upstreams: [{ url: https://h }] }", "`listen` is 10.0.0.1:80: other machines"),
+            ("{ tiers: { free: 100 }, upstreams: [{ url: https://h }] }", "`tiers.free` is 100, and a tier"),
+            (
+                "upstreams: [{ url: https://h, ceiling: 50, limit: { max: 20 } }]",
+                "upstream h: the ceiling of 50 is never",
+            ),
+            ("upstreams: [{ url: https://h, queue: { wait_max: 11m } }]", "upstream h: `queue.wait_max` is 11m, and"),
+            (
+                "upstreams: [{ url: https://h, deadlines: { first_byte: 1h } }]",
+                "upstream h: `deadlines.first_byte` is 1h, and",
+            ),
+            (
+                "upstreams: [{ url: https://api.openai.com, deadlines: { first_byte: 30s } }]",
+                "upstream api.openai.com: `deadlines.first_byte` is 30s; models",
+            ),
+            ("upstreams: [{ url: https://h, deadlines: { total: 1m } }]", "upstream h: `deadlines.total` (1m) counts"),
+            ("upstreams: [{ url: https://h, retry: { post: always } }]", "upstream h: `retry.post: always` sends"),
+            ("upstreams: [{ url: http://10.0.0.1 }]", "upstream 10.0.0.1: `url` is plain http to another machine"),
+        ] {
+            let found = advice(text);
+            assert!(found.len() == 1 && found[0].starts_with(want), "{text}: {found:?}");
+        }
+    }
+}
