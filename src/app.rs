@@ -134,7 +134,7 @@ impl App {
             app.workers.push(worker(server, listener, handed, app.ended.clone())?);
         }
         if let Some((listener, _)) = admin_listener {
-            let admin = Admin { shared, drain: drain_asked };
+            let admin = Admin::new(shared, drain_asked);
             let tasks = app.background.clone();
             app.background.spawn("admin", async move {
                 if let Err(error) = admin.run(listener, tasks).await {

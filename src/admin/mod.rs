@@ -1,9 +1,11 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, the status page, `POST /drain`.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, `/history`, the status page, `POST /drain`.
 
 #[cfg(fuzzing)]
 pub mod door;
 mod guard;
+mod history;
 mod status;
+mod story;
 
 use std::{
     convert::Infallible,
@@ -17,8 +19,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use history::History;
 
 use crate::{metrics::Remaining, proxy::Shared, tasks::Tasks};
 
@@ -43,15 +48,32 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// Fired by `POST /drain`.
     pub drain: CancellationToken,
+    /// What was: sampled while the listener runs.
+    history: Arc<Mutex<History>>,
 }
 
 impl Admin {
+    /// Over what all threads share.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, drain: CancellationToken) -> Self {
+        Self { shared, drain, history: Arc::default() }
+    }
+
     /// Serves until `tasks` stop.
     pub async fn run(self, listener: StdListener, tasks: Tasks) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         let bound = listener.local_addr()?.ip();
         let stopping = tasks.stopping();
         let connections = tasks.child();
+        let (admin, ending) = (self.clone(), tasks.stopping());
+        tasks.spawn("history", async move {
+            let mut looks = tokio::time::interval(history::LOOK_EVERY);
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            while ending.run_until_cancelled(looks.tick()).await.is_some() {
+                let gates = admin.shared.gates();
+                admin.history.lock().look(&gates);
+            }
+        });
         while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
             let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -96,7 +118,10 @@ impl Admin {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            "/status" => typed("application/json", status::page(&self.shared).to_string()),
+            "/status" => typed("application/json", status::page(&self.shared, &self.history.lock()).to_string()),
+            "/history" => {
+                typed("application/json", self.history(request.uri().query().unwrap_or_default()).to_string())
+            }
             "/" => {
                 let mut response = typed("text/html; charset=utf-8", PAGE);
                 if let Ok(policy) = HeaderValue::from_str(&PAGE_POLICY) {
@@ -108,8 +133,18 @@ impl Admin {
                 self.drain.cancel();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
-            _ => text(StatusCode::NOT_FOUND, "try /, /status, /metrics, /healthz, /readyz\n"),
+            _ => text(StatusCode::NOT_FOUND, "try /, /status, /history, /metrics, /healthz, /readyz\n"),
         }
+    }
+
+    /// `upstream=…&account=…&since=…`, all of them optional.
+    fn history(&self, query: &str) -> serde_json::Value {
+        let value = |name: &str| {
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
+        };
+        let since = value("since").and_then(|since| since.parse().ok()).unwrap_or_default();
+        self.history.lock().page(value("upstream").zip(value("account")), since)
     }
 
     fn metrics(&self) -> String {

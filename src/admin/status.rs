@@ -2,20 +2,34 @@
 
 use serde_json::{Map, Value, json};
 
+use super::{
+    history::History,
+    story::{self, Facts, Story},
+};
 use crate::{
     clock,
-    control::{rates::RateView, signals::Dimension},
+    control::{gate::GateView, rates::RateView, signals::Dimension},
     gate::Gate,
     metrics,
     proxy::Shared,
 };
 
 /// The whole page.
-pub(super) fn page(shared: &Shared) -> Value {
+pub(super) fn page(shared: &Shared, history: &History) -> Value {
     let snapshot = shared.snapshot.load();
     let mut gates = shared.gates();
     gates.sort_by(|a, b| (a.upstream(), a.account()).cmp(&(b.upstream(), b.account())));
+    let accounts: Vec<(Story, GateView, Value)> =
+        gates.iter().map(|gate| account(gate, history, !shared.is_ready())).collect();
+    let states: Vec<&'static str> = accounts.iter().map(|(story, ..)| story.state).collect();
+    let overall = story::overall(shared.is_ready(), &states);
     json!({
+        "health": {
+            "state": overall.state,
+            "says": overall.says,
+            "in_flight": accounts.iter().map(|(_, view, _)| u64::from(view.in_flight)).sum::<u64>(),
+            "queued": accounts.iter().map(|(_, view, _)| view.queued).sum::<usize>(),
+        },
         "version": env!("CARGO_PKG_VERSION"),
         "ready": shared.is_ready(),
         "connections": {
@@ -33,17 +47,40 @@ pub(super) fn page(shared: &Shared) -> Value {
                 "ceiling": settings.ceiling,
             })
         }).collect::<Vec<_>>(),
-        "accounts": gates.iter().map(|gate| account(gate)).collect::<Vec<_>>(),
+        "accounts": accounts.into_iter().map(|(.., account)| account).collect::<Vec<_>>(),
     })
 }
 
-fn account(gate: &Gate) -> Value {
-    let view = gate.view();
+fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, Value) {
+    let (view, now) = (gate.view(), clock::now());
+    let refusal = gate.last_refusal();
+    let story = story::tell(&Facts {
+        view: &view,
+        refusal: refusal
+            .map(|refusal| (refusal.attribution, refusal.status, now.saturating_duration_since(refusal.at))),
+        failure: history
+            .failure(gate.upstream(), gate.account())
+            .map(|(failure, at)| (failure, now.saturating_duration_since(at))),
+        draining,
+    });
+    let totals: Map<String, Value> = gate
+        .metrics
+        .totals()
+        .named()
+        .into_iter()
+        .map(|(name, counts)| {
+            let counts: Map<String, Value> =
+                counts.into_iter().map(|(label, count)| (label.to_owned(), json!(count))).collect();
+            (name.to_owned(), Value::Object(counts))
+        })
+        .collect();
     let remaining: Map<String, Value> =
         gate.remaining().iter().map(|(dimension, left)| (dimension.label().to_owned(), json!(left))).collect();
-    json!({
+    let page = json!({
         "upstream": gate.upstream(),
         "account": gate.account(),
+        "state": story.state,
+        "says": story.says,
         "limit": view.limit,
         "ceiling": view.ceiling,
         "in_flight": view.in_flight,
@@ -57,14 +94,16 @@ fn account(gate: &Gate) -> Value {
         "remaining": remaining,
         "unknown_means": view.unknown_means.label(),
         "quota_spent": view.quotas_spent > 0,
-        "last_refusal": gate.last_refusal().map(|refusal| json!({
+        "totals": totals,
+        "last_refusal": refusal.map(|refusal| json!({
             "status": refusal.status,
             "attribution": refusal.attribution.label(),
             "dimension": refusal.dimension.map(Dimension::label),
             "retry_after_seconds": refusal.retry_after.map(|told| told.as_secs_f64()),
-            "ago_seconds": clock::now().saturating_duration_since(refusal.at).as_secs(),
+            "ago_seconds": now.saturating_duration_since(refusal.at).as_secs(),
         })),
-    })
+    });
+    (story, view, page)
 }
 
 fn rate(rate: &RateView) -> Value {

@@ -343,6 +343,75 @@ async fn which_methods_and_paths_there_are() {
 }
 
 #[tokio::test]
+async fn what_was_is_there_for_whoever_looks_late() {
+    let upstream = Upstream::start(|seen| match seen.nth {
+        0 => Reply::new(429, "retry-after: 2\r\n", RATE),
+        _ => Reply::ok("fine"),
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.name = "api".to_owned());
+    assert_eq!(proxy.post("/x", "", "{}").await.text(), "fine");
+    let soon = crate::support::soon("a point of the history", async {
+        loop {
+            let page = proxy.admin("/history?upstream=api&account=default").await.json();
+            if !page["points"].as_array().unwrap().is_empty() {
+                return page;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let page = soon.await;
+    let columns: Vec<_> = page["columns"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let column = |name: &str| columns.iter().position(|known| *known == name).unwrap();
+    let sum = |name: &str| -> u64 {
+        page["points"].as_array().unwrap().iter().map(|point| point[column(name)].as_u64().unwrap()).sum()
+    };
+    assert_eq!((sum("answers"), sum("refused_rate"), sum("faults")), (1, 1, 0), "{page}");
+    let events: Vec<_> = page["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+    assert!(events.contains(&&serde_json::json!("pause")), "{page}");
+    assert_eq!(
+        proxy.admin("/history").await.json()["points"].as_array().unwrap().len(),
+        page["points"].as_array().unwrap().len()
+    );
+    for path in
+        ["/history?upstream=api&account=nobody", "/history?since=18446744073709551615", "/history?since=x&upstream="]
+    {
+        assert_eq!(proxy.admin(path).await.status, 200, "{path}");
+    }
+    let status = proxy.admin("/status").await.json();
+    assert_eq!(
+        status["health"],
+        serde_json::json!({ "state": "idle", "says": "Healthy: idle", "in_flight": 0, "queued": 0 })
+    );
+    assert_eq!(status["accounts"][0]["totals"]["refusals"]["rate"], 1, "{status}");
+}
+
+#[tokio::test]
+async fn a_sentence_says_what_holds_an_account_back() {
+    let upstream = Upstream::start(|seen| match seen.nth {
+        0 => Reply::new(429, "retry-after: 20\r\n", RATE),
+        _ => Reply::ok("fine"),
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let mut client = proxy.client().await;
+    client.post("/x", "", "{}").await;
+    wait_until("the account is paused", || proxy.view().paused.is_some() && proxy.view().queued == 1).await;
+    let status = proxy.admin("/status").await.json();
+    let says = status["accounts"][0]["says"].as_str().unwrap();
+    assert!(says.starts_with("the upstream asked to wait, ") && says.ends_with(" s left; 1 waiting"), "{says}");
+    assert_eq!((&status["accounts"][0]["state"], &status["health"]["state"]), (&"paused".into(), &"paused".into()));
+}
+
+#[tokio::test]
+async fn the_page_is_small() {
+    let upstream = Upstream::start(|_| Reply::ok("")).await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let page = proxy.admin("/").await.text();
+    assert!(page.len() <= 100 << 10, "{} bytes", page.len());
+}
+
+#[tokio::test]
 async fn the_page_may_talk_to_nobody_but_this_port() {
     let upstream = Upstream::start(|_| Reply::ok("")).await;
     let proxy = Proxy::start(&upstream.url(), |_| {});

@@ -59,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers(rest);
 
-    let admin = Admin { shared: Arc::clone(&SHARED), drain: CancellationToken::new() };
+    let admin = Admin::new(Arc::clone(&SHARED), CancellationToken::new());
     LazyLock::force(&METRICS);
     let response = door::handle(&admin, &request);
     assert_eq!(SHARED.metrics.render(std::iter::empty()), *METRICS, "{method} {uri} was counted");

@@ -1,0 +1,508 @@
+//! The last quarter of an hour, so that whoever opens the page late sees what was. Sampled from the gates and the
+//! counters; nothing on a request's path knows of it. Bounded in accounts, points and events.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    clock,
+    control::{
+        gate::{GateView, PauseReason},
+        limit::ChangeReason,
+        signals::Attribution,
+    },
+    fault::FaultKind,
+    gate::Gate,
+    metrics::{Totals, quantile},
+};
+
+/// Time between two looks at the gates.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks that make a point of the charts.
+const LOOKS: u32 = 5;
+/// Points kept: 15 minutes.
+const POINTS_MAX: usize = 180;
+/// Accounts with charts of their own; all count in the sum. As many as have a metric label of their own.
+const SERIES_MAX: usize = 64;
+/// Events kept.
+const EVENTS_MAX: usize = 128;
+/// Moves of a limit that follow each other sooner are one event.
+const ONE_MOVE: Duration = Duration::from_secs(15);
+/// Faults of one kind likewise.
+const ONE_TROUBLE: Duration = Duration::from_secs(30);
+
+/// What the numbers of a point are, in their order.
+const COLUMNS: [&str; 18] = [
+    "in_flight",
+    "limit",
+    "ceiling",
+    "queued",
+    "paused",
+    "answers",
+    "faults",
+    "refused_ceiling",
+    "refused_rate",
+    "refused_quota",
+    "refused_overload",
+    "refused_unknown",
+    "wait_p50",
+    "wait_p99",
+    "first_byte_p50",
+    "first_byte_p99",
+    "input_tokens",
+    "output_tokens",
+];
+
+/// One account, by the labels of its metrics.
+type Key = (Arc<str>, Arc<str>);
+
+/// What was, per account and in all.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    accounts: BTreeMap<Key, Account>,
+    all: Series,
+    events: VecDeque<Event>,
+    looks: u32,
+    /// Points made so far; the number of the next one.
+    made: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    /// As of the last look.
+    seen: Totals,
+    /// As of the last point.
+    counted: Totals,
+    limit: u32,
+    failure: Option<(&'static str, Instant)>,
+    /// `None`: there were too many before it.
+    series: Option<Series>,
+}
+
+#[derive(Debug)]
+struct Series {
+    points: VecDeque<Point>,
+    /// The highest since the last point.
+    now: Gauges,
+}
+
+impl Default for Series {
+    /// Never grows.
+    fn default() -> Self {
+        Self { points: VecDeque::with_capacity(POINTS_MAX), now: Gauges::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Gauges {
+    in_flight: u32,
+    limit: u32,
+    /// 0: none is known.
+    ceiling: u32,
+    queued: u32,
+    paused: bool,
+}
+
+/// Five seconds. Plain numbers, since there are many.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    gauges: Gauges,
+    answers: u32,
+    faults: u32,
+    refusals: [u32; Attribution::ALL.len()],
+    /// Median and 99th percentile, in seconds; NaN: there was none.
+    wait: [f32; 2],
+    first_byte: [f32; 2],
+    tokens: [u32; 2],
+}
+
+#[derive(Debug)]
+struct Event {
+    at: SystemTime,
+    last: Instant,
+    key: Key,
+    what: What,
+}
+
+#[derive(Debug, PartialEq)]
+enum What {
+    Fault { kind: FaultKind, count: u64 },
+    Limit { from: u32, to: u32, reason: ChangeReason, moves: u32 },
+    Pause { reason: PauseReason, left: Option<Duration> },
+}
+
+impl History {
+    /// Looks at all gates.
+    pub(super) fn look(&mut self, gates: &[Arc<Gate>]) {
+        let now = clock::now();
+        // Gates beyond the labelled ones share theirs, and with it the counters: their gauges add up.
+        let mut found: BTreeMap<Key, (GateView, Totals)> = BTreeMap::new();
+        for gate in gates {
+            let view = gate.view();
+            let key = (gate.upstream().into(), gate.account().into());
+            found
+                .entry(key)
+                .and_modify(|(known, _)| add(known, &view))
+                .or_insert_with(|| (view, gate.metrics.totals()));
+        }
+        let mut all = Gauges::default();
+        for (key, (view, totals)) in found {
+            let gauges = Gauges::of(&view);
+            all.add(gauges);
+            self.look_at(key, &view, gauges, totals, now);
+        }
+        self.all.now.raise(all);
+        self.looks += 1;
+        if self.looks >= LOOKS {
+            self.looks = 0;
+            self.point();
+        }
+    }
+
+    fn look_at(&mut self, key: Key, view: &GateView, gauges: Gauges, totals: Totals, now: Instant) {
+        let room = self.accounts.len() < SERIES_MAX;
+        let account = self.accounts.entry(key.clone()).or_insert_with(|| Account {
+            limit: view.limit,
+            series: room.then(Series::default),
+            ..Account::default()
+        });
+        if let Some(series) = &mut account.series {
+            series.now.raise(gauges);
+        }
+        let before = std::mem::replace(&mut account.seen, totals);
+        let new = account.seen.since(&before);
+        if let Some(failure) = new.failure() {
+            account.failure = Some((failure, now));
+        }
+        let from = std::mem::replace(&mut account.limit, view.limit);
+        let mut events = Vec::new();
+        if let Some((_, reason)) = most(&new.limit_changes, ChangeReason::ALL).filter(|_| from != view.limit) {
+            events.push(What::Limit { from, to: view.limit, reason, moves: 1 });
+        }
+        if let Some((_, reason)) = most(&new.pauses, PauseReason::ALL) {
+            events.push(What::Pause { reason, left: view.paused.map(|(left, _)| left) });
+        }
+        for (count, kind) in new.faults.into_iter().zip(FaultKind::ALL).filter(|(count, _)| *count > 0) {
+            events.push(What::Fault { kind, count });
+        }
+        for what in events {
+            self.happened(&key, what, now);
+        }
+    }
+
+    fn happened(&mut self, key: &Key, what: What, now: Instant) {
+        let goes_on = |event: &Event| {
+            let fresh = now.saturating_duration_since(event.last) < what.one_for();
+            event.key == *key && fresh && event.what.goes_on_as(&what)
+        };
+        // What goes on is news again.
+        if let Some(mut event) = self.events.iter().position(goes_on).and_then(|at| self.events.remove(at)) {
+            (event.last, event.at) = (now, SystemTime::now());
+            event.what.go_on(what);
+            self.events.push_back(event);
+            return;
+        }
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event { at: SystemTime::now(), last: now, key: key.clone(), what });
+    }
+
+    fn point(&mut self) {
+        let mut sum = Totals::default();
+        for account in self.accounts.values_mut() {
+            let new = account.seen.since(&account.counted);
+            account.counted = account.seen;
+            sum.add(&new);
+            if let Some(series) = &mut account.series {
+                series.push(&new);
+            }
+        }
+        self.all.push(&sum);
+        self.made += 1;
+    }
+
+    /// The upstream's last failure, as the account saw it.
+    pub(super) fn failure(&self, upstream: &str, account: &str) -> Option<(&'static str, Instant)> {
+        self.accounts.get(&(upstream.into(), account.into())).and_then(|account| account.failure)
+    }
+
+    /// As JSON: the points of one account, or of all together, from the one with the number `since`, and all events.
+    pub(super) fn page(&self, of: Option<(&str, &str)>, since: u64) -> Value {
+        let series = match of {
+            None => Some(&self.all),
+            Some((upstream, account)) => {
+                self.accounts.get(&(upstream.into(), account.into())).and_then(|account| account.series.as_ref())
+            }
+        };
+        let points = series.map(|series| &series.points);
+        let first = self.made - points.map_or(0, |points| points.len() as u64);
+        let skip = usize::try_from(since.saturating_sub(first)).unwrap_or(usize::MAX);
+        json!({
+            "step_seconds": (LOOK_EVERY * LOOKS).as_secs(),
+            "points_max": POINTS_MAX,
+            "next": self.made,
+            "columns": COLUMNS,
+            "points": points.into_iter().flatten().skip(skip).map(Point::row).collect::<Vec<_>>(),
+            "events": self.events.iter().rev().map(Event::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Gauges {
+    fn of(view: &GateView) -> Self {
+        Self {
+            in_flight: view.in_flight,
+            limit: view.limit,
+            ceiling: view.ceiling.unwrap_or_default(),
+            queued: u32::try_from(view.queued).unwrap_or(u32::MAX),
+            paused: view.paused.is_some(),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.limit = self.limit.saturating_add(other.limit);
+        self.ceiling = self.ceiling.saturating_add(other.ceiling);
+        self.queued = self.queued.saturating_add(other.queued);
+        self.paused |= other.paused;
+    }
+
+    /// Peaks are what a chart is read for; a limit is what it is now.
+    fn raise(&mut self, other: Self) {
+        *self = Self {
+            in_flight: self.in_flight.max(other.in_flight),
+            queued: self.queued.max(other.queued),
+            paused: self.paused | other.paused,
+            ..other
+        };
+    }
+}
+
+impl Series {
+    fn push(&mut self, new: &Totals) {
+        if self.points.len() >= POINTS_MAX {
+            self.points.pop_front();
+        }
+        self.points.push_back(Point::new(self.now, new));
+        self.now = Gauges { in_flight: 0, queued: 0, paused: false, ..self.now };
+    }
+}
+
+impl Point {
+    fn new(gauges: Gauges, new: &Totals) -> Self {
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let [_, input, output] = new.tokens;
+        Self {
+            gauges,
+            answers: count(new.answers()),
+            faults: count(new.faults.iter().sum()),
+            refusals: new.refusals.map(count),
+            wait: [0.5, 0.99].map(|share| quantile(&new.queue_wait, share) as f32),
+            first_byte: [0.5, 0.99].map(|share| quantile(&new.first_byte, share) as f32),
+            tokens: [count(input), count(output)],
+        }
+    }
+
+    /// In the order of [`COLUMNS`].
+    fn row(&self) -> Value {
+        let Gauges { in_flight, limit, ceiling, queued, paused } = self.gauges;
+        let counts = [in_flight, limit, ceiling, queued, u32::from(paused), self.answers, self.faults];
+        let times = self.wait.iter().chain(&self.first_byte);
+        let times = times.map(|seconds| if seconds.is_nan() { Value::Null } else { json!(rounded(*seconds)) });
+        let counts = counts.into_iter().chain(self.refusals).map(Value::from);
+        counts.chain(times).chain(self.tokens.map(Value::from)).collect()
+    }
+}
+
+/// Tenths of a millisecond.
+fn rounded(seconds: f32) -> f64 {
+    (f64::from(seconds) * 1e4).round() / 1e4
+}
+
+impl What {
+    fn goes_on_as(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Fault { kind: a, .. }, Self::Fault { kind: b, .. }) => a == b,
+            (Self::Limit { .. }, Self::Limit { .. }) => true,
+            (Self::Pause { reason: a, .. }, Self::Pause { reason: b, .. }) => a == b,
+            (Self::Fault { .. } | Self::Limit { .. } | Self::Pause { .. }, _) => false,
+        }
+    }
+
+    fn one_for(&self) -> Duration {
+        match self {
+            Self::Fault { .. } => ONE_TROUBLE,
+            Self::Limit { .. } => ONE_MOVE,
+            Self::Pause { .. } => LOOK_EVERY,
+        }
+    }
+
+    fn go_on(&mut self, next: Self) {
+        match (self, next) {
+            (Self::Fault { count, .. }, Self::Fault { count: more, .. }) => *count += more,
+            (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, .. }) => {
+                (*to, *reason, *moves) = (now, why, moves.saturating_add(1));
+            }
+            (this, next) => *this = next,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Fault { .. } => "fault",
+            Self::Limit { .. } => "limit",
+            Self::Pause { .. } => "pause",
+        }
+    }
+
+    fn says(&self) -> String {
+        match self {
+            Self::Fault { kind, count } => format!("{count} answered by Tidegate itself: {}", kind.label()),
+            Self::Limit { from, to, moves, .. } if from == to => format!("limit moved {moves} times, back at {to}"),
+            Self::Limit { from, to, moves: 2.., .. } => format!("limit from {from} to {to}, step by step"),
+            Self::Limit { from, to, reason, .. } => format!("limit from {from} to {to} ({})", reason.label()),
+            Self::Pause { reason, left: Some(left) } => {
+                format!("paused for {:.0} s ({})", left.as_secs_f64().ceil(), reason.label())
+            }
+            Self::Pause { reason, left: None } => format!("paused for a moment ({})", reason.label()),
+        }
+    }
+}
+
+impl Event {
+    fn json(&self) -> Value {
+        let at = self.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let (upstream, account) = (&*self.key.0, &*self.key.1);
+        json!({ "at_ms": at, "upstream": upstream, "account": account, "kind": self.what.kind(), "says": self.what.says() })
+    }
+}
+
+/// Several gates with one label.
+fn add(known: &mut GateView, other: &GateView) {
+    known.limit = known.limit.saturating_add(other.limit);
+    known.in_flight = known.in_flight.saturating_add(other.in_flight);
+    known.queued = known.queued.saturating_add(other.queued);
+    known.ceiling = known.ceiling.zip(other.ceiling).map(|(a, b)| a.saturating_add(b));
+    known.paused = known.paused.into_iter().chain(other.paused).max_by_key(|(left, _)| *left);
+}
+
+/// What was counted most, if anything was.
+fn most<const N: usize, T>(counts: &[u64; N], of: [T; N]) -> Option<(u64, T)> {
+    counts.iter().copied().zip(of).filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(in_flight: u32, limit: u32) -> GateView {
+        GateView {
+            limit,
+            ceiling: Some(20),
+            in_flight,
+            queued: 3,
+            paused: None,
+            drain_per_second: 0.0,
+            delay_limit: None,
+            rates: Vec::new(),
+            unknown_means: Attribution::Unknown,
+            quotas_spent: 0,
+        }
+    }
+
+    fn look(history: &mut History, account: &str, view: &GateView, totals: Totals) {
+        let gauges = Gauges::of(view);
+        history.all.now.raise(gauges);
+        history.look_at(("u".into(), account.into()), view, gauges, totals, clock::now());
+    }
+
+    fn numbers(page: &Value, column: &str) -> Vec<f64> {
+        let at = COLUMNS.iter().position(|known| *known == column).unwrap();
+        page["points"].as_array().unwrap().iter().map(|point| point[at].as_f64().unwrap_or(f64::NAN)).collect()
+    }
+
+    #[test]
+    fn a_point_holds_peaks_and_what_was_counted_since_the_last_one() {
+        let mut history = History::default();
+        let mut totals = Totals::default();
+        for (in_flight, answers, answered_in) in [(7, 10, 12), (2, 5, 12), (1, 0, 12)] {
+            totals.exchanges[1] += answers;
+            totals.queue_wait[answered_in] += answers;
+            totals.tokens = [0, totals.tokens[1] + 100, totals.tokens[2] + 10];
+            look(&mut history, "a", &view(in_flight, 10), totals);
+        }
+        history.point();
+        look(&mut history, "a", &view(1, 10), totals);
+        history.point();
+        let page = history.page(Some(("u", "a")), 0);
+        assert_eq!(numbers(&page, "in_flight"), [7.0, 1.0]);
+        assert_eq!(numbers(&page, "answers"), [15.0, 0.0]);
+        assert_eq!(numbers(&page, "input_tokens"), [300.0, 0.0]);
+        assert!((numbers(&page, "wait_p50")[0] - 0.375).abs() < 1e-9 && numbers(&page, "wait_p50")[1].is_nan());
+        assert_eq!(numbers(&history.page(None, 0), "answers"), [15.0, 0.0], "the sum has them too");
+        assert_eq!(numbers(&history.page(Some(("u", "a")), 1), "in_flight"), [1.0], "only what is new");
+        assert_eq!((&page["next"], history.page(None, 2)["points"].as_array().unwrap().len()), (&json!(2), 0));
+        assert_eq!(history.page(Some(("u", "nobody")), 0)["points"], json!([]));
+        assert_eq!(history.page(None, u64::MAX)["points"], json!([]));
+    }
+
+    #[test]
+    fn events_that_follow_each_other_are_one() {
+        let mut history = History::default();
+        let mut totals = Totals::default();
+        look(&mut history, "a", &view(0, 10), totals);
+        for limit in [12, 14, 13] {
+            totals.limit_changes[1] += 1;
+            look(&mut history, "a", &view(0, limit), totals);
+        }
+        for _ in 0..3 {
+            totals.faults[12] += 2;
+            look(&mut history, "a", &view(0, 13), totals);
+        }
+        totals.pauses[2] += 1;
+        let mut paused = view(0, 13);
+        paused.paused = Some((Duration::from_millis(19_500), PauseReason::RetryAfter));
+        look(&mut history, "a", &paused, totals);
+        let page = history.page(None, 0);
+        let says: Vec<&str> =
+            page["events"].as_array().unwrap().iter().map(|event| event["says"].as_str().unwrap()).collect();
+        assert_eq!(
+            says,
+            [
+                "paused for 20 s (retry_after)",
+                "6 answered by Tidegate itself: queue_full",
+                "limit from 10 to 13, step by step"
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_grows_without_bound() {
+        let mut history = History::default();
+        let mut totals = Totals::default();
+        for round in 0..POINTS_MAX as u64 + 20 {
+            totals.faults[usize::try_from(round).unwrap() % FaultKind::ALL.len()] += 1;
+            for account in 0..SERIES_MAX + 6 {
+                look(&mut history, &account.to_string(), &view(1, 10), totals);
+            }
+            history.point();
+        }
+        let series: Vec<&Series> = history.accounts.values().filter_map(|account| account.series.as_ref()).collect();
+        assert_eq!(series.len(), SERIES_MAX);
+        assert!(series.iter().all(|series| series.points.len() == POINTS_MAX));
+        assert_eq!(history.events.len(), EVENTS_MAX);
+        let points: usize =
+            series.iter().map(|series| series.points.capacity()).sum::<usize>() + history.all.points.capacity();
+        let bytes = points * size_of::<Point>()
+            + history.accounts.len() * (size_of::<Account>() + 3 * 64)
+            + history.events.capacity() * size_of::<Event>();
+        assert!(bytes < 2 << 20, "{bytes} bytes for {SERIES_MAX} accounts");
+        println!("{bytes} bytes for {SERIES_MAX} accounts");
+    }
+}
