@@ -15,7 +15,7 @@
 //!
 //! | room | what lives there | calls |
 //! |---|---|---|
-//! | [`cli`] | arguments, help, exit codes | `app`, `config`, `demo`, `mock` |
+//! | [`cli`] | arguments, help, exit codes | `app`, `config`, `demo`, `mock`, `top` |
 //! | [`app`] | the composition root: builds, spawns, reloads, drains | every room below |
 //! | [`server`] | accepting clients: TLS, HTTP/1.1, HTTP/2, graceful end | `proxy`, `config` |
 //! | [`proxy`] | the life of an exchange, top to bottom in `Engine::handle` | `gate`, `upstream`, `provider`, `control`, `config` |
@@ -25,6 +25,7 @@
 //! | [`provider`] | what upstreams say: headers, error bodies, usage; what requests ask for; presets | `control` (its `Signals` and costs) |
 //! | [`config`] | YAML and flags to validated values | `control`, `provider` |
 //! | [`admin`] | metrics, health, status, drain | `proxy`, `gate`, `control` (views), `metrics` |
+//! | [`top`] | the status page in a terminal | `config` (defaults) |
 //! | [`mock`], [`demo`] | the embedded rate-limited API, and the show | servers and clients of their own |
 //! | [`clock`], [`fault`], [`files`], [`metrics`], [`remote`], [`tasks`], [`telemetry`], [`watch`] | leaves | open to all but `control` |
 //!
@@ -103,5 +104,6 @@ pub mod remote;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;
+pub mod top;
 pub mod upstream;
 pub mod watch;

@@ -37,8 +37,10 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Starts logging. A second call changes nothing.
-pub fn start(format: LogFormat, level: LogLevel) {
+/// Starts logging, by default for people where they look, and for programs elsewhere. A second call changes nothing.
+pub fn start(format: Option<LogFormat>, level: LogLevel) {
+    let seen = io::stderr().is_terminal();
+    let format = format.unwrap_or(if seen { LogFormat::Text } else { LogFormat::Json });
     let own = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -52,7 +54,7 @@ pub fn start(format: LogFormat, level: LogLevel) {
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
         LogFormat::Text => {
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = seen && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             builder.with_ansi(colour).try_init()
         }
     };

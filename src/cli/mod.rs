@@ -19,6 +19,7 @@ use crate::{
     files,
     mock::{self, MockArgs},
     telemetry::{self, LogFormat, LogLevel},
+    top::{self, TopArgs},
 };
 use serve::{Signals, load, serve};
 
@@ -43,7 +44,7 @@ Examples:
   tidegate --config tidegate.yaml
       the same from a file, which `tidegate check` looks over
   open http://127.0.0.1:9090
-      the status page: what is going on, and what holds it back
+      the status page: what is going on, and what holds it back; `tidegate top` shows it in a terminal
   tidegate mock --ceiling 10 --rpm 600
       a rate-limited API to try it against: --upstream http://127.0.0.1:8081
 
@@ -67,6 +68,8 @@ enum Command {
     },
     /// Ask a running Tidegate whether it takes work: exit code 0 if it does, 1 if not
     Healthcheck(health::HealthArgs),
+    /// Watch a running Tidegate in the terminal
+    Top(TopArgs),
     /// Write a commented configuration to start from
     Init(papers::InitArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -108,9 +111,9 @@ struct ServeArgs {
     /// Configuration file (YAML); it is watched, and changes are taken while running
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// How log lines look
-    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT", hide_env_values = true, default_value = "text")]
-    log_format: LogFormat,
+    /// How log lines look [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT", hide_env_values = true)]
+    log_format: Option<LogFormat>,
     /// How much of Tidegate's own doings is logged; libraries, which print headers and keys, only warn
     #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL", hide_env_values = true, default_value = "info")]
     log_level: LogLevel,
@@ -145,6 +148,10 @@ pub fn run() -> ExitCode {
         Some(Command::Mock(args)) => in_runtime(mock(args)),
         Some(Command::Check { file }) => check(&file),
         Some(Command::Healthcheck(args)) => health::check(args),
+        Some(Command::Top(args)) => match top::run(&args) {
+            Ok(()) => DONE,
+            Err(error) => fail(FAILED, &format_args!("top: {error:#}")),
+        },
         Some(Command::Init(args)) => papers::init(&args),
         Some(Command::Schema) => papers::schema(),
         Some(Command::Completions(args)) => papers::completions(&args),
@@ -172,10 +179,10 @@ fn explain(error: &clap::Error) -> u8 {
 /// What somebody wants who names an API, or a file, and nothing else.
 fn meant(error: &clap::Error) -> Option<&'static str> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let kind = match error.kind() {
-        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
-        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
-        _ => return None,
+    let kind = if error.kind() == ErrorKind::InvalidSubcommand {
+        ContextKind::InvalidSubcommand
+    } else {
+        ContextKind::InvalidArg
     };
     let Some(ContextValue::String(given)) = error.get(kind) else { return None };
     if given.contains("://") {
@@ -199,7 +206,7 @@ fn without_contradictions(mut args: ServeArgs, matches: &ArgMatches) -> ServeArg
 }
 
 fn in_runtime(work: impl Future<Output = anyhow::Result<bool>>) -> u8 {
-    telemetry::start(LogFormat::Text, LogLevel::Warn);
+    telemetry::start(Some(LogFormat::Text), LogLevel::Warn);
     files::make_room();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -119,7 +119,7 @@ async fn a_panic_is_a_line_of_the_log_and_quotes_nothing() {
     let fail = |what: &str| assert!(!what.starts_with("sk-"), "byte index 1 of `{what}`");
     if let Ok(format) = std::env::var(CHILD) {
         let format = if format == "json" { LogFormat::Json } else { LogFormat::Text };
-        telemetry::start(format, LogLevel::Warn);
+        telemetry::start(Some(format), LogLevel::Warn);
         assert!(std::thread::spawn(move || fail("sk-secret")).join().is_err());
         return;
     }

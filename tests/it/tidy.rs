@@ -7,10 +7,10 @@ use std::{
 
 /// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `remote`, `tasks`, `telemetry`, `watch`) are open to
 /// all but `control`.
-const MAY_CALL: [(&str, &[&str]); 18] = [
+const MAY_CALL: [(&str, &[&str]); 19] = [
     ("admin", &["control", "gate", "metrics", "proxy"]),
     ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "upstream"]),
-    ("cli", &["app", "config", "demo", "mock"]),
+    ("cli", &["app", "config", "demo", "mock", "top"]),
     ("config", &["control", "provider"]),
     ("control", &[]),
     ("demo", &["app", "config", "mock"]),
@@ -25,6 +25,7 @@ const MAY_CALL: [(&str, &[&str]); 18] = [
     ("remote", &[]),
     ("server", &["config", "proxy"]),
     ("upstream", &["config", "control", "gate"]),
+    ("top", &["config"]),
     ("watch", &[]),
 ];
 const LEAVES: [&str; 8] = ["clock", "fault", "files", "metrics", "remote", "tasks", "telemetry", "watch"];

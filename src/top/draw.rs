@@ -1,0 +1,282 @@
+//! The page on a terminal.
+
+use ratatui::{
+    Frame,
+    layout::{Alignment, Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, TableState},
+};
+
+use super::{
+    Seen,
+    data::{Account, COLUMNS, Event, History, Status, clean, short, time},
+};
+
+/// Colours, or none of them.
+#[derive(Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn of(self, colour: Color) -> Style {
+        if self.0 { Style::new().fg(colour) } else { Style::new() }
+    }
+
+    /// By state: nothing wrong, at work, held back.
+    fn tone(self, state: &str) -> (Style, &'static str) {
+        match state {
+            "idle" | "flowing" => (self.of(Color::Green), "●"),
+            "ceiling" | "limit" | "rate" => (self.of(Color::Yellow), "◆"),
+            _ => (self.of(Color::Red).add_modifier(Modifier::BOLD), "▲"),
+        }
+    }
+}
+
+/// Name, unit, what it shows, and whether that is a count.
+type Chart = (&'static str, fn(f64) -> String, &'static [&'static str], bool, Color);
+
+const CHARTS: [Chart; 6] = [
+    ("in flight", short, &["in_flight"], false, Color::Blue),
+    ("waiting", short, &["queued"], false, Color::Yellow),
+    ("answers/s", short, &["answers"], true, Color::Green),
+    (
+        "refusals/s",
+        short,
+        &["refused_ceiling", "refused_rate", "refused_quota", "refused_overload", "refused_unknown"],
+        true,
+        Color::Red,
+    ),
+    ("waited, 99 %", time, &["wait_p99"], false, Color::Magenta),
+    ("first byte, 99 %", time, &["first_byte_p99"], false, Color::Cyan),
+];
+
+/// The whole page. `row`: which account is chosen, 0 for none.
+pub(super) fn page(frame: &mut Frame<'_>, url: &str, seen: &Seen, row: usize, gone: Option<&str>, colour: bool) {
+    let (paint, area) = (Paint(colour), frame.area());
+    let accounts = u16::try_from(seen.status.accounts.len().max(1)).unwrap_or(u16::MAX).saturating_add(1);
+    // What is most worth knowing keeps its room: head, accounts, charts, events.
+    let charts = if area.height >= 20 { 10 } else { 0 };
+    let events = if area.height >= 14 { 6 } else { 0 };
+    let [head, table, past, news, keys] = Layout::vertical([
+        Constraint::Length(4),
+        Constraint::Max(accounts.saturating_add(1).max(3)),
+        Constraint::Length(charts),
+        Constraint::Min(events.min(3)),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    header(frame, head, url, seen, row, gone, paint);
+    table_of(frame, table, &seen.status, row, paint);
+    if charts > 0 {
+        let of = seen.status.accounts.get(row.wrapping_sub(1));
+        let of = of.map_or_else(|| "all accounts".to_owned(), |of| clean(&format!("{} {}", of.upstream, of.account)));
+        sparks(frame, past, &of, &seen.history, paint);
+    }
+    if events > 0 {
+        recent(frame, news, &seen.history, paint);
+    }
+    let help = " q quit   ↑ ↓ choose an account: its past is shown";
+    frame.render_widget(Paragraph::new(help).style(paint.of(Color::DarkGray)), keys);
+}
+
+fn header(frame: &mut Frame<'_>, area: Rect, url: &str, seen: &Seen, row: usize, gone: Option<&str>, paint: Paint) {
+    let Status { version, health, connections, .. } = &seen.status;
+    let (style, mark) = paint.tone(&health.state);
+    let first = match gone {
+        Some(gone) => Line::from(Span::styled(format!("▲ {}", clean(gone)), paint.tone("").0)),
+        None => Line::from(Span::styled(format!("{mark} {}", clean(&health.says)), style.add_modifier(Modifier::BOLD))),
+    };
+    let second = format!(
+        "{} in flight, {} waiting; {} client and {} upstream connections",
+        health.in_flight, health.queued, connections.downstream, connections.upstream
+    );
+    // The chosen account, else the one the first line speaks of.
+    let (chosen, worst) = (row.checked_sub(1), |of: &&Account| of.state == health.state);
+    let account = chosen.map_or_else(|| seen.status.accounts.iter().find(worst), |at| seen.status.accounts.get(at));
+    let third = account
+        .map_or_else(String::new, |of| clean(&format!("{} {} is held back by {}", of.upstream, of.account, of.says)));
+    let title = format!(" Tidegate {} at {url} ", clean(version));
+    let block = Block::new().borders(Borders::TOP).title(title).border_style(paint.of(Color::DarkGray));
+    frame.render_widget(Paragraph::new(vec![first, Line::from(third), Line::from(second)]).block(block), area);
+}
+
+fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, paint: Paint) {
+    let block = Block::new().borders(Borders::TOP).title(" Accounts ").border_style(paint.of(Color::DarkGray));
+    if status.accounts.is_empty() {
+        let text = "No account has been seen yet: send a request through the proxy.";
+        return frame.render_widget(Paragraph::new(text).block(block), area);
+    }
+    // Numbers that do not fit are left out from the right: the sentence matters more.
+    let names = status.accounts.iter().map(|of| of.upstream.chars().count().max(8) + of.account.chars().count() + 1);
+    let name_width = u16::try_from(names.max().unwrap_or(12).min(32)).unwrap_or(12);
+    let cells: Vec<[String; COLUMNS.len()]> = status.accounts.iter().map(Account::cells).collect();
+    let width = |at: usize| {
+        let longest = cells.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let name = COLUMNS.get(at).map_or(0, |name| name.chars().count());
+        u16::try_from(longest.max(name)).unwrap_or(8)
+    };
+    let room = area.width.saturating_sub(name_width + 44);
+    let mut used = 0_u16;
+    let shown = (0..COLUMNS.len())
+        .take_while(|at| {
+            used = used.saturating_add(width(*at) + 1);
+            *at < 4 || used <= room
+        })
+        .count();
+    let number = |text: &str| Cell::from(Line::from(text.to_owned()).alignment(Alignment::Right));
+    let head = [Cell::from("account")]
+        .into_iter()
+        .chain(COLUMNS.iter().take(shown).map(|name| number(name)))
+        .chain([Cell::from("held back by")]);
+    let rows = status.accounts.iter().zip(&cells).map(|(account, cells)| {
+        let (style, mark) = paint.tone(&account.state);
+        let name = clean(&format!("{} {}", account.upstream, account.account));
+        let says = Line::from(vec![Span::styled(format!("{mark} "), style), Span::raw(clean(&account.says))]);
+        Row::new(
+            [Cell::from(name)]
+                .into_iter()
+                .chain(cells.iter().take(shown).map(|cell| number(cell)))
+                .chain([Cell::from(says)]),
+        )
+    });
+    let widths = [Constraint::Length(name_width)]
+        .into_iter()
+        .chain((0..shown).map(|at| Constraint::Length(width(at))))
+        .chain([Constraint::Min(20)]);
+    let table = Table::new(rows, widths)
+        .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .block(block);
+    let mut state = TableState::new().with_selected(row.checked_sub(1));
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn sparks(frame: &mut Frame<'_>, area: Rect, of: &str, history: &History, paint: Paint) {
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .title(format!(" The last {:.0} minutes of {of} ", history.minutes()))
+        .border_style(paint.of(Color::DarkGray));
+    let inside = block.inner(area);
+    frame.render_widget(block, area);
+    let halves: [Rect; 2] = Layout::horizontal([Constraint::Ratio(1, 2); 2]).spacing(2).areas(inside);
+    let places = halves.into_iter().flat_map(|half| {
+        let thirds: [Rect; 3] = Layout::vertical([Constraint::Length(3); 3]).areas(half);
+        thirds
+    });
+    // Down the left half, then down the right one.
+    for ((name, unit, columns, counted, colour), place) in CHARTS.into_iter().zip(places) {
+        let lists: Vec<Vec<Option<f64>>> = columns.iter().map(|column| history.of(column, counted)).collect();
+        let count = lists.first().map_or(0, Vec::len);
+        let value = |at: usize| -> f64 { lists.iter().filter_map(|list| list.get(at)).flatten().sum() };
+        let values: Vec<f64> = (0..count).map(value).collect();
+        let highest = values.iter().copied().fold(0.0, f64::max);
+        let now = values.last().copied().unwrap_or_default();
+        let [title, bars] = Layout::vertical([Constraint::Length(1), Constraint::Length(2)]).areas(place);
+        let text = format!("{name} {} (at most {})", unit(now), unit(highest));
+        frame.render_widget(Paragraph::new(text).style(paint.of(colour)), title);
+        // As many columns as there is room for, the newest to the right.
+        let columns = usize::from(bars.width).max(1);
+        let bins: Vec<u64> = (0..columns)
+            .map(|column| {
+                let span = history.span();
+                let part = |column: usize| column * span / columns;
+                let missing = span.saturating_sub(values.len());
+                let range = part(column).saturating_sub(missing)
+                    ..part(column + 1).max(part(column) + 1).saturating_sub(missing);
+                let peak = values.get(range).unwrap_or_default().iter().copied().fold(0.0, f64::max);
+                (peak / highest.max(f64::MIN_POSITIVE) * 1000.0) as u64
+            })
+            .collect();
+        frame.render_widget(Sparkline::default().data(&bins).max(1000).style(paint.of(colour)), bars);
+    }
+}
+
+fn recent(frame: &mut Frame<'_>, area: Rect, history: &History, paint: Paint) {
+    let block = Block::new().borders(Borders::TOP).title(" Recent events ").border_style(paint.of(Color::DarkGray));
+    let lines: Vec<Line<'_>> = if history.events.is_empty() {
+        vec![Line::from("None: no limit moved, nothing was paused, nothing failed.")]
+    } else {
+        let line = |event: &Event| {
+            let name = clean(&format!("{} {}", event.upstream, event.account));
+            Line::from(format!("{:>11}  {name}  {}", event.ago(), clean(&event.says)))
+        };
+        history.events.iter().map(line).collect()
+    };
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(accounts: usize) -> Seen {
+        let account = |n: usize| {
+            json!({
+                "upstream": "openai", "account": format!("{n:08x}"), "state": "ceiling",
+                "says": "the ceiling: 50 of 50 in flight; 120 waiting, about 8 s for a newcomer\u{1b}[31m",
+                "limit": 50, "ceiling": 50, "in_flight": 50, "queued": 120, "served_per_second": 15.25,
+                "pace_per_second": null, "totals": { "exchanges": { "complete": 123_456 }, "refusals": { "ceiling": 3 } },
+            })
+        };
+        let status = json!({
+            "version": "0.1.0", "connections": { "downstream": 170, "upstream": 50 },
+            "health": { "state": "ceiling", "says": "Working at the ceiling", "in_flight": 50, "queued": 120 },
+            "accounts": (0..accounts).map(account).collect::<Vec<_>>(),
+        });
+        let points: Vec<_> = (0..40).map(|n| json!([n, 2 * n, null])).collect();
+        let history = json!({
+            "step_seconds": 5, "points_max": 180, "columns": ["in_flight", "queued", "wait_p99"], "points": points,
+            "events": [{ "at_ms": 0, "upstream": "openai", "account": "a", "kind": "limit", "says": "limit from 10 to 50 (growth)" }],
+        });
+        Seen { status: serde_json::from_value(status).unwrap(), history: serde_json::from_value(history).unwrap() }
+    }
+
+    fn text(width: u16, height: u16, accounts: usize, colour: bool) -> (String, bool) {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| page(frame, "http://127.0.0.1:9090", &seen(accounts), 1, None, colour)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let coloured = buffer.content().iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset);
+        let lines: Vec<String> = buffer
+            .content()
+            .chunks(usize::from(width))
+            .map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>())
+            .collect();
+        (lines.join("\n"), coloured)
+    }
+
+    #[test]
+    fn everything_is_there_on_a_wide_terminal() {
+        let (text, coloured) = text(160, 40, 3, true);
+        for word in [
+            "Tidegate 0.1.0 at http://127.0.0.1:9090",
+            "◆ Working at the ceiling",
+            "50 in flight, 120 waiting; 170 client and 50 upstream connections",
+            "openai 00000002",
+            "123k",
+            "the ceiling: 50 of 50 in flight; 120 waiting",
+            "The last 5 minutes of openai 00000000",
+            "openai 00000000 is held back by the ceiling: 50 of 50 in flight; 120 waiting, about 8 s for a newcomer",
+            "in flight 39 (at most 39)",
+            "limit from 10 to 50 (growth)",
+            "q quit",
+        ] {
+            assert!(text.contains(word), "no {word:?} in\n{text}");
+        }
+        assert!(coloured && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn a_small_terminal_shows_what_matters_and_none_is_too_small() {
+        let (small, coloured) = text(80, 12, 2, false);
+        assert!(small.contains("Working at the ceiling") && small.contains("the ceiling: 50 of 50"), "{small}");
+        assert!(!coloured, "NO_COLOR");
+        for (width, height) in [(1, 1), (3, 2), (20, 5), (80, 24), (300, 100)] {
+            for accounts in [0, 1, 100] {
+                text(width, height, accounts, true);
+            }
+        }
+    }
+}
