@@ -138,6 +138,8 @@ impl Drop for Record {
             };
         }
         match self.end {
+            // What the client gets of it is a failure all the same.
+            End::Complete if self.status == 429 || self.status >= 500 => log!(info),
             End::Complete | End::Upgraded | End::ClientLeft => log!(debug),
             End::Fault | End::IdleTimeout | End::UpstreamError => log!(info),
         }

@@ -28,6 +28,7 @@ mod outages;
 mod peers;
 mod rates;
 mod raw;
+mod reference;
 mod reload;
 mod retries;
 mod schema;

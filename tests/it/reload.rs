@@ -209,7 +209,7 @@ async fn what_needs_a_restart_is_named_and_nothing_else_is() {
     }
     let log = process.err();
     for key in ["threads", "limits"] {
-        assert!(log.contains(&format!("key=\"{key}\"")), "{key}: {log}");
+        assert!(log.contains(&format!("\"key\":\"{key}\"")), "{key}: {log}");
     }
     // A new bound on accounts is taken at once.
     folder.write("tidegate.yaml", &same.replace("threads: 2", "threads: 2\nlimits: { accounts_max: 9 }"));

@@ -14,20 +14,15 @@ use trace::Shape;
 /// The schema. Tests compare it with what loads and what does not.
 #[must_use]
 pub fn schema() -> Value {
-    let entries = entries();
     // The types are known; a test holds them to be shapes there are words for.
     let root = trace::shape_of::<Root>().unwrap_or(Shape::Section(Vec::new()));
-    let mut schema = place(&root, "", &entries);
-    if let Value::Object(schema) = &mut schema {
-        schema.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
-        schema.insert("title".to_owned(), json!("Configuration of Tidegate"));
-        schema.insert("required".to_owned(), json!(["upstreams"]));
-        schema.insert(
-            "$defs".to_owned(),
-            json!({ "environment": { "type": "string", "pattern": r"(^|[^$])\$\{[A-Za-z_][A-Za-z0-9_]*\}" } }),
-        );
-    }
-    schema
+    let about = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of Tidegate",
+        "required": ["upstreams"],
+        "$defs": { "environment": { "type": "string", "pattern": r"(^|[^$])\$\{[A-Za-z_][A-Za-z0-9_]*\}" } },
+    });
+    with(place(&root, "", &entries()), about)
 }
 
 fn place(shape: &Shape, path: &str, entries: &[Entry]) -> Value {
@@ -39,23 +34,20 @@ fn place(shape: &Shape, path: &str, entries: &[Entry]) -> Value {
         Shape::Section(fields) => section(fields, path, entries),
         Shape::Value => value(path),
         Shape::ValueOr(other) => {
-            let mut section = place(other, path, entries);
-            section["type"] = json!("object");
+            let section = with(place(other, path, entries), json!({ "type": "object" }));
             json!({ "anyOf": [value(path), section] })
         }
     };
     if path == "upstreams" {
-        (schema["type"], schema["minItems"]) = (json!("array"), json!(1));
+        schema = with(schema, json!({ "type": "array", "minItems": 1 }));
     }
     let entry = entries.iter().find(|entry| entry.path == path);
-    if let Value::Object(schema) = &mut schema {
-        let known = entry.map(|entry| entry.text.as_str()).filter(|text| !text.is_empty());
-        if let Some(text) = known.or_else(|| kinds::explanation(path)) {
-            schema.insert("description".to_owned(), json!(text));
-        }
-        if let Some(default) = entry.and_then(|entry| entry.default.clone()).filter(|_| *shape == Shape::Value) {
-            schema.insert("default".to_owned(), default);
-        }
+    let known = entry.map(|entry| entry.text.as_str()).filter(|text| !text.is_empty());
+    if let Some(text) = known.or_else(|| kinds::explanation(path)) {
+        schema = with(schema, json!({ "description": text }));
+    }
+    if let Some(default) = entry.and_then(|entry| entry.default.as_ref()).filter(|_| *shape == Shape::Value) {
+        schema = with(schema, json!({ "default": default }));
     }
     schema
 }
@@ -68,7 +60,7 @@ fn section(fields: &[(&'static str, Shape)], path: &str, entries: &[Entry]) -> V
             ((*name).to_owned(), place(shape, &path, entries))
         })
         .collect();
-    let mut section = json!({ "properties": properties, "additionalProperties": false });
+    let section = json!({ "properties": properties, "additionalProperties": false });
     let required: &[&str] = match path {
         "tls" => &["cert", "key"],
         "upstreams[]" => &["url"],
@@ -76,11 +68,18 @@ fn section(fields: &[(&'static str, Shape)], path: &str, entries: &[Entry]) -> V
     };
     if required.is_empty() {
         // A section whose lines are all comments.
-        section["type"] = json!(["object", "null"]);
+        with(section, json!({ "type": ["object", "null"] }))
     } else {
-        (section["type"], section["required"]) = (json!("object"), json!(required));
+        with(section, json!({ "type": "object", "required": required }))
     }
-    section
+}
+
+/// Both together; what `more` says holds.
+fn with(mut schema: Value, more: Value) -> Value {
+    if let (Value::Object(schema), Value::Object(more)) = (&mut schema, more) {
+        schema.extend(more);
+    }
+    schema
 }
 
 /// Any value may come from the environment.
