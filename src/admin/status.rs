@@ -69,8 +69,9 @@ fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, 
         .named()
         .into_iter()
         .map(|(name, counts)| {
-            let counts: Map<String, Value> =
-                counts.into_iter().map(|(label, count)| (label.to_owned(), json!(count))).collect();
+            // What never happened is left out: there may be a thousand accounts.
+            let happened = counts.into_iter().filter(|(_, count)| *count > 0);
+            let counts: Map<String, Value> = happened.map(|(label, count)| (label.to_owned(), json!(count))).collect();
             (name.to_owned(), Value::Object(counts))
         })
         .collect();

@@ -48,7 +48,7 @@ pub(super) fn tell(facts: &Facts<'_>) -> Story {
         return story("quota", format!("{what}{}", waiting(view)));
     }
     if let Some((failure, ago)) = facts.failure.filter(|(_, ago)| *ago < FRESH) {
-        return story("upstream", format!("{failure}, {}{}", ago_text(ago), waiting(view)));
+        return story("upstream", format!("{failure} ({}){}", ago_text(ago), waiting(view)));
     }
     if let Some((Attribution::Overload, status, ago)) = facts.refusal.filter(|(_, _, ago)| *ago < FRESH) {
         let what = format!("the upstream is overloaded ({status}, {}) and is tried again more slowly", ago_text(ago));
@@ -62,7 +62,7 @@ pub(super) fn tell(facts: &Facts<'_>) -> Story {
         };
     }
     if view.in_flight < allowed {
-        return story("rate", format!("{}{}", pace(view), waiting(view)));
+        return story("rate", pace(view));
     }
     if view.ceiling.is_some_and(|ceiling| view.limit >= ceiling) {
         return story("ceiling", format!("the ceiling: {} of {allowed} in flight{}", view.in_flight, waiting(view)));
@@ -100,24 +100,31 @@ fn paused(view: &GateView, left: Duration, reason: PauseReason) -> String {
     let left = time_text(left);
     let what = match reason {
         PauseReason::Exhausted => match tightest(view) {
-            Some(rate) => format!("waiting for the upstream's {}, {left} left", budget(rate.dimension)),
+            Some(rate) => format!("waiting for {} {}, {left} left", whose(rate), budget(rate.dimension)),
             None => format!("waiting for the upstream's budget, {left} left"),
         },
         PauseReason::Refused => format!("refused although nothing was in flight; asking again in {left}"),
         PauseReason::RetryAfter => format!("the upstream asked to wait, {left} left"),
     };
-    format!("{what}{}", waiting(view))
+    // How fast it goes on then is not known now.
+    if view.queued == 0 { what } else { format!("{what}; {} waiting", view.queued) }
 }
 
 fn pace(view: &GateView) -> String {
-    let Some(rate) = tightest(view) else { return "the next slot is being handed over".to_owned() };
-    let whose = match rate.source {
+    let Some(rate) = tightest(view) else {
+        return format!("the next slot is being handed over{}", waiting(view));
+    };
+    let (whose, budget, per_minute) = (whose(rate), budget(rate.dimension), number(rate.per_second * 60.0));
+    let served = if rate.dimension == Dimension::Requests { rate.per_second } else { view.drain_per_second };
+    format!("waiting for {whose} {budget} of {per_minute} a minute{}", queue(view.queued, served))
+}
+
+fn whose(rate: &RateView) -> &'static str {
+    match rate.source {
         RateSource::Configured => "the configured",
         RateSource::Measured => "the measured",
         RateSource::Reported => "the upstream's",
-    };
-    let per_minute = rate.per_second * 60.0;
-    format!("waiting for {whose} {} of {} a minute", budget(rate.dimension), number(per_minute))
+    }
 }
 
 /// The budget of which the least is left, as a share; else the slowest measured rate.
@@ -142,14 +149,19 @@ fn budget(dimension: Dimension) -> &'static str {
 
 /// Who waits, and how long a newcomer would.
 fn waiting(view: &GateView) -> String {
-    if view.queued == 0 {
+    queue(view.queued, view.drain_per_second)
+}
+
+/// `per_second`: how many of them have their turn.
+fn queue(queued: usize, per_second: f64) -> String {
+    if queued == 0 {
         return String::new();
     }
-    let wait = view.queued as f64 / view.drain_per_second;
-    if view.drain_per_second > 0.0 && wait.is_finite() && (1.0..=3600.0).contains(&wait) {
-        return format!("; {} waiting, about {} for a newcomer", view.queued, time_text(Duration::from_secs_f64(wait)));
+    let wait = queued as f64 / per_second;
+    if per_second > 0.0 && (1.0..=3600.0).contains(&wait) {
+        return format!("; {queued} waiting, about {} for a newcomer", time_text(Duration::from_secs_f64(wait)));
     }
-    format!("; {} waiting", view.queued)
+    format!("; {queued} waiting")
 }
 
 fn ago_text(ago: Duration) -> String {
@@ -259,12 +271,13 @@ mod tests {
                     view.rates = vec![rate(Dimension::Requests, RateSource::Measured, 0.0125, None)];
                 }),
                 "rate",
-                "waiting for the measured request budget of 0.8 a minute; 1 waiting",
+                "waiting for the measured request budget of 0.8 a minute; 1 waiting, about 80 s for a newcomer",
             ),
             (view(|view| view.queued = 1), "rate", "the next slot is being handed over; 1 waiting"),
             (
                 view(|view| {
                     (view.paused, view.queued) = (Some((Duration::from_millis(11_200), PauseReason::Exhausted)), 3);
+                    view.drain_per_second = 1.0;
                     view.rates = reported();
                 }),
                 "paused",
@@ -331,7 +344,7 @@ mod tests {
                 None,
                 Some(("the upstream cannot be reached", seconds(0))),
                 false,
-                "the upstream cannot be reached, just now; 4 waiting",
+                "the upstream cannot be reached (just now); 4 waiting",
             ),
             (
                 None,

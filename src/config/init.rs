@@ -35,9 +35,9 @@ admin: 127.0.0.1:9090             # metrics, health and status page; it has no p
 tiers: {{ free: 10, pro: 50, enterprise: 200 }}
 
 upstreams:
-  - name: {name}                  # how metrics and logs call it
+{first}# how metrics and logs call it
     url: {url}
-    preset: {name}                # what is known about its headers and errors
+{known}# what is known about its headers and errors
 {note}
     # How much may be in flight for each key. With neither line the limit is found from the refusals.
     # tier: pro
@@ -64,6 +64,8 @@ upstreams:
 drain:
   max: 10m                        # for running requests to end after SIGTERM
 ",
+        first = format_args!("{:<34}", format!("  - name: {name}")),
+        known = format_args!("{:<34}", format!("    preset: {name}")),
         what = if preset == Preset::Generic { "an API with rate limits" } else { name },
         client = story.client,
     )
