@@ -48,6 +48,11 @@ pub(crate) fn post_head(path: &str, key: &str, length: usize) -> String {
     )
 }
 
+/// The request of most rows.
+pub(crate) fn chat() -> Arc<[u8]> {
+    post("/v1/chat/completions", "sk-abcdefgh")
+}
+
 /// A whole POST of 1 KiB.
 pub(crate) fn post(path: &str, key: &str) -> Arc<[u8]> {
     let mut bytes = post_head(path, key, REQUEST_BYTES).into_bytes();

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, env, fs, path::Path};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::counts::driven;
+use super::{counts::driven, requests::CONNECTIONS};
 use crate::{
     bed::{Bed, Kind, Setup, cpu::Cores, wire},
     table::{Bar, Line},
@@ -44,12 +44,14 @@ pub(super) async fn row(bed: &Bed) -> Result<Vec<Line>> {
     let mut theirs = Line::new("heap allocations per request, hyper's", "", Bar::None);
     let mut frames = Line::new("heap allocations per body frame, ours", "", Bar::AtMost(0.0));
     let mut counts = Vec::new();
-    let paths = ["/v1/x".to_owned(), "/chunks/1".to_owned(), format!("/chunks/{}", 1 + CHUNKS)];
+    let paths = ["/v1/chat/completions".to_owned(), "/chunks/1".to_owned(), format!("/chunks/{}", 1 + CHUNKS)];
     for (path, numbers) in paths.iter().zip([&[FEW, MANY][..], &[FEW, MANY], &[FEW, MANY]]) {
         let request = wire::post(path, "sk-abcdefgh");
         let mut sites = BTreeMap::<String, (Owner, f64)>::new();
         for (number, sign) in numbers.iter().zip([-1.0, 1.0]) {
-            for (site, owner, blocks) in read(&driven(bed, Kind::Tidegate, &setup, *number, &request).await?)? {
+            for (site, owner, blocks) in
+                read(&driven(bed, Kind::Tidegate, &setup, CONNECTIONS, *number, &request).await?)?
+            {
                 sites.entry(site).or_insert((owner, 0.0)).1 += sign * blocks / (MANY - FEW) as f64;
             }
         }

@@ -25,7 +25,7 @@ pub(super) async fn row(bed: &Bed) -> Result<Vec<Line>> {
         let mut clients = Vec::new();
         for proxy in &proxies {
             let mut client = Client::connect(proxy.addr).await?;
-            client.exchange(&wire::post("/v1/x", "sk-abcdefgh")).await?;
+            client.exchange(&wire::chat()).await?;
             clients.push(client);
         }
         let block = Arc::new(vec![b'x'; 256 * 1024]);

@@ -2,7 +2,11 @@
 //!
 //! Each is the difference of two runs over the difference of their requests, so that starting and ending cancel out.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 
@@ -25,26 +29,38 @@ pub(super) async fn instructions(bed: &Bed) -> Result<Vec<Line>> {
     let mut line = Line::new("user instructions per request", "", Bar::AtMost(30_000.0));
     // Envoy does not run under valgrind.
     for kind in bed.kinds.iter().copied().filter(|kind| *kind != Kind::Envoy) {
-        line.add(kind, difference(bed, kind, &tool, callgrind).await.with_context(|| kind.name())?);
+        line.add(kind, difference(bed, kind, CONNECTIONS, &tool, callgrind).await.with_context(|| kind.name())?);
     }
     Ok(vec![line])
 }
 
 pub(super) async fn calls(bed: &Bed) -> Result<Vec<Line>> {
     let tool = ["strace", "-f", "-c", "-o", "DIR/strace"];
-    let mut line = Line::new("system calls per request", "", Bar::AtMost(6.1));
+    let mut alone = Line::new("system calls per request, one connection", "", Bar::AtMost(6.1));
+    alone.note("each step waits for the one before, so that no call can serve two requests: the most there can be");
+    let mut many = Line::new("system calls per request, 64 connections", "", Bar::AtMost(6.1));
     for kind in bed.kinds.iter().copied() {
-        line.add(kind, difference(bed, kind, &tool, strace).await.with_context(|| kind.name())?);
+        for (line, connections) in [(&mut alone, 1), (&mut many, CONNECTIONS)] {
+            let count = difference(bed, kind, connections, &tool, strace).await;
+            line.add(kind, count.with_context(|| kind.name())?);
+        }
     }
-    Ok(vec![line])
+    Ok(vec![alone, many])
 }
 
-async fn difference(bed: &Bed, kind: Kind, tool: &[&str], read: fn(&Path) -> Result<u64>) -> Result<f64> {
+async fn difference(
+    bed: &Bed,
+    kind: Kind,
+    connections: usize,
+    tool: &[&str],
+    read: fn(&Path) -> Result<u64>,
+) -> Result<f64> {
     let under = tool.iter().map(|word| (*word).to_owned()).collect();
     let setup = Setup { cores: Cores::All, single: true, under, ..Setup::one() };
+    let request = wire::chat();
     let mut counted = Vec::new();
     for requests in [FEW, MANY] {
-        counted.push(read(&driven(bed, kind, &setup, requests, &wire::post("/v1/x", "sk-abcdefgh")).await?)?);
+        counted.push(read(&driven(bed, kind, &setup, connections, requests, &request).await?)?);
     }
     let [few, many] = counted[..] else { anyhow::bail!("two runs") };
     Ok((many as f64 - few as f64) / (MANY - FEW) as f64)
@@ -55,11 +71,12 @@ pub(super) async fn driven(
     bed: &Bed,
     kind: Kind,
     setup: &Setup,
+    connections: usize,
     number: u64,
-    request: &std::sync::Arc<[u8]>,
-) -> Result<std::path::PathBuf> {
+    request: &Arc<[u8]>,
+) -> Result<PathBuf> {
     let proxy = bed.start(kind, setup).await?;
-    let mut pool = Pool::open(proxy.addr, CONNECTIONS, CONNECTIONS).await?;
+    let mut pool = Pool::open(proxy.addr, connections, connections).await?;
     pool.run(&Requests::one(request.clone()), Stop::Count(number), &[]).await?;
     drop(pool);
     proxy.end().await

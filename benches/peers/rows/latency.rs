@@ -28,7 +28,7 @@ pub(super) async fn row(bed: &Bed) -> Result<Vec<Line>> {
 }
 
 async fn measure(bed: &Bed, proxies: &[Proxy], what: &str, connections: usize) -> Result<Vec<Line>> {
-    let request = wire::post("/v1/chat/completions", "sk-abcdefgh");
+    let request = wire::chat();
     let requests = Requests::one(request.clone());
     let _awake = Awake::new();
     let mut pools = vec![Pool::open(bed.origin.plain, connections, connections).await?];

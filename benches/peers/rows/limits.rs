@@ -96,7 +96,7 @@ pub(super) async fn growth(bed: &Bed) -> Result<Vec<Line>> {
 async fn connections(bed: &Bed) -> Result<Vec<Line>> {
     const SIZES: [usize; 4] = [10, 100, 1000, 10_000];
     let proxy = bed.start(Kind::Tidegate, &Setup::one()).await?;
-    let requests = Requests::one(wire::post("/v1/chat/completions", "sk-abcdefgh"));
+    let requests = Requests::one(wire::chat());
     let mut grown = Line::new("CPU growth, 10 to 10,000 connections", "×", Bar::AtMost(1.2));
     grown.note("up to 64 requests under way, connections take turns");
     let mut costs = Vec::new();

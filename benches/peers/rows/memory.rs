@@ -31,7 +31,7 @@ pub(super) async fn row(bed: &Bed) -> Result<Vec<Line>> {
     queued.note("4,000 requests behind a limit of 32, connections included");
     for kind in bed.kinds.iter().copied() {
         let proxy = bed.start(kind, &Setup { threads: None, cores: Cores::All, ..Setup::one() }).await?;
-        Client::connect(proxy.addr).await?.exchange(&wire::post("/v1/x", "sk-abcdefgh")).await?;
+        Client::connect(proxy.addr).await?.exchange(&wire::chat()).await?;
         tokio::time::sleep(SETTLE).await;
         idle.add(kind, cpu::resident(&proxy.pids()) / 1024.0);
         drop(proxy);
@@ -48,7 +48,7 @@ pub(super) async fn row(bed: &Bed) -> Result<Vec<Line>> {
 }
 
 async fn warm(proxy: &Proxy) -> Result<()> {
-    let requests = Requests::one(wire::post("/v1/x", "sk-abcdefgh"));
+    let requests = Requests::one(wire::chat());
     let mut pool = Pool::open(proxy.addr, 64, 64).await?;
     pool.run(&requests, Stop::Count(1000), &[]).await?;
     drop(pool);
@@ -65,7 +65,7 @@ async fn connections(bed: &Bed, kind: Kind) -> Result<(f64, f64)> {
     let mut pool = Pool::open(proxy.addr, CONNECTIONS, 64).await?;
     tokio::time::sleep(SETTLE).await;
     let silent = (cpu::resident(&pids) - before) / CONNECTIONS as f64;
-    let requests = Requests::one(wire::post("/v1/x", "sk-abcdefgh"));
+    let requests = Requests::one(wire::chat());
     pool.run(&requests, Stop::Count(CONNECTIONS as u64), &pids).await?;
     tokio::time::sleep(SETTLE).await;
     Ok((silent, (cpu::resident(&pids) - before) / CONNECTIONS as f64))
@@ -98,7 +98,7 @@ async fn waiting(bed: &Bed, kind: Kind) -> Result<f64> {
 
 pub(super) async fn start(bed: &Bed) -> Result<Vec<Line>> {
     let mut line = Line::new("start to first answer", "ms", Bar::AtMost(20.0));
-    let request = wire::post("/v1/x", "sk-abcdefgh");
+    let request = wire::chat();
     for round in 0..bed.options.rounds(2) {
         for index in order(bed.kinds.len(), round) {
             let Some(kind) = bed.kinds.get(index) else { continue };

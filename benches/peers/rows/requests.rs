@@ -39,7 +39,7 @@ pub(super) async fn tls(bed: &Bed) -> Result<Vec<Line>> {
 /// 64 connections, one request each at a time, as fast as it goes.
 async fn closed(bed: &Bed, setup: &Setup, what: &str, most: f64) -> Result<Vec<Line>> {
     let proxies = bed.start_all(&Kind::ALL, setup).await?;
-    let requests = Requests::one(wire::post("/v1/chat/completions", "sk-abcdefgh"));
+    let requests = Requests::one(wire::chat());
     let mut pools = Vec::new();
     for proxy in &proxies {
         let mut pool = Pool::open(proxy.addr, CONNECTIONS, CONNECTIONS).await?;
