@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     bed::{Bed, Kind, Proxy, Setup, cpu, order, sse::Readers},
@@ -84,7 +84,8 @@ async fn open(bed: &Bed, proxy: &Proxy, group: usize, number: usize) -> Result<(
     Readers::open(proxy.addr, 101, 1, Duration::ZERO).await?.close().await;
     let pids = proxy.pids();
     let before = cpu::resident(&pids);
-    let readers = Readers::open(proxy.addr, group, number, Duration::from_millis(1)).await?;
+    let opened = Readers::open(proxy.addr, group, number, Duration::from_millis(1)).await;
+    let readers = opened.with_context(|| proxy.kind.name())?;
     events(bed, proxy, group, &readers).await?;
     tokio::time::sleep(SETTLE).await;
     let resident = (cpu::resident(&pids) - before) / number as f64;
@@ -99,7 +100,7 @@ async fn events(bed: &Bed, proxy: &Proxy, group: usize, readers: &Readers) -> Re
     let pids = proxy.pids();
     let (before, seen) = (cpu::spent(&pids), readers.events.load(Relaxed));
     let written = bed.origin.hub.tide(group, Duration::from_millis(300)).await;
-    readers.wait(seen + written).await?;
+    readers.wait(seen + written).await.with_context(|| proxy.kind.name())?;
     tokio::time::sleep(Duration::from_millis(2)).await;
     Ok((cpu::spent(&pids) - before).as_secs_f64() * 1e6 / written as f64)
 }
