@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     Bed, config,
@@ -53,9 +56,7 @@ pub(crate) struct Setup {
     pub tls: bool,
     /// Most requests in flight; `None`: so many that it never binds.
     pub limit: Option<u32>,
-    /// Tidegate's limit starts where it ends: for rows that open thousands of streams at once.
-    pub open: bool,
-    pub queue: usize,
+    /// How many accounts Tidegate is to keep; `None`: its default.
     pub accounts: Option<u32>,
     /// One process that a tool can watch.
     pub single: bool,
@@ -74,8 +75,6 @@ impl Setup {
             h2: false,
             tls: false,
             limit: None,
-            open: false,
-            queue: 0,
             accounts: None,
             single: false,
             under: Vec::new(),
@@ -118,7 +117,10 @@ impl Proxy {
         let (first, rest) = words.split_first().context("nothing to start")?;
         let mut command = Command::new(first);
         command.args(rest).envs(setup.env.iter().copied()).current_dir(&dir).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(dir.join("stderr"))?);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(dir.join("stdout"))?)
+            .stderr(File::create(dir.join("stderr"))?);
         let born = Instant::now();
         let child = cpu::with_cores(setup.cores, || command.spawn())?.with_context(|| first.clone())?;
         Ok(Self { kind, addr, dir, child, under_tool: !setup.under.is_empty(), born })
@@ -137,6 +139,19 @@ impl Proxy {
     /// Its processes.
     pub(crate) fn pids(&self) -> Vec<u32> {
         cpu::tree(self.child.id())
+    }
+
+    /// How often Tidegate has lowered its limit because answers came late: then the limit may have bound after all.
+    pub(crate) async fn cuts(&self) -> Result<u64> {
+        let said = fs::read_to_string(self.dir.join("stdout"))?;
+        let admin = said.split_once("admin=http://").and_then(|(_, rest)| rest.split_whitespace().next());
+        let mut stream = TcpStream::connect(admin.context("no admin address")?).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        let changes = page.lines().filter(|line| line.starts_with("tidegate_limit_changes_total"));
+        let by_delay = changes.filter(|line| line.contains("reason=\"delay\""));
+        Ok(by_delay.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
 
     /// Asks it to end and waits, so that a tool it runs under can write down what it saw.

@@ -33,7 +33,8 @@ impl Hub {
             .to_vec();
         first.extend(chunk());
         let stream = Arc::new(stream);
-        if stream.try_write(&first).is_err() {
+        if let Err(error) = stream.try_write(&first) {
+            eprintln!("peers: origin: {error}");
             return;
         }
         {

@@ -26,12 +26,16 @@ const MANY: u64 = 3072;
 
 pub(super) async fn instructions(bed: &Bed) -> Result<Vec<Line>> {
     let tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=DIR/callgrind", "--log-file=DIR/valgrind"];
-    let mut line = Line::new("user instructions per request", "", Bar::AtMost(30_000.0));
+    let mut many = Line::new("user instructions per request, 64 connections", "", Bar::AtMost(30_000.0));
+    let mut alone = Line::new("user instructions per request, one connection", "", Bar::None);
     // Envoy does not run under valgrind.
     for kind in bed.kinds.iter().copied().filter(|kind| *kind != Kind::Envoy) {
-        line.add(kind, difference(bed, kind, CONNECTIONS, &tool, callgrind).await.with_context(|| kind.name())?);
+        for (line, connections) in [(&mut many, CONNECTIONS), (&mut alone, 1)] {
+            let count = difference(bed, kind, connections, &tool, callgrind).await;
+            line.add(kind, count.with_context(|| kind.name())?);
+        }
     }
-    Ok(vec![line])
+    Ok(vec![many, alone])
 }
 
 pub(super) async fn calls(bed: &Bed) -> Result<Vec<Line>> {

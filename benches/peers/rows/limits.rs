@@ -128,7 +128,7 @@ async fn queue(bed: &Bed) -> Result<Vec<Line>> {
     grown.note("limit 32, 1 ms each; measured while the queue stands");
     let mut costs: Vec<_> =
         QUEUED.iter().map(|size| Line::new(format!("CPU per request, {size} queued"), "µs", Bar::None)).collect();
-    let proxy = bed.start(Kind::Tidegate, &Setup { limit: Some(LIMIT), open: true, ..Setup::one() }).await?;
+    let proxy = bed.start(Kind::Tidegate, &Setup { limit: Some(LIMIT), ..Setup::one() }).await?;
     let requests: Arc<Requests> = Requests::one(wire::post("/ms1", "sk-abcdefgh"));
     let mut pools = Vec::new();
     for size in QUEUED {

@@ -73,7 +73,7 @@ async fn connections(bed: &Bed, kind: Kind) -> Result<(f64, f64)> {
 
 /// KiB per request that waits behind a limit; all must be answered in the end.
 async fn waiting(bed: &Bed, kind: Kind) -> Result<f64> {
-    let proxy = bed.start(kind, &Setup { limit: Some(LIMIT), open: true, ..Setup::one() }).await?;
+    let proxy = bed.start(kind, &Setup { limit: Some(LIMIT), ..Setup::one() }).await?;
     warm(&proxy).await?;
     let pids = proxy.pids();
     bed.origin.release(false);

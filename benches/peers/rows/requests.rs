@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::judge;
 use crate::{
     bed::{
-        Bed, Kind, Setup,
+        Bed, Kind, Proxy, Setup,
         cpu::Cores,
         h2load,
         load::{Pool, Requests, Stop},
@@ -59,6 +59,7 @@ async fn closed(bed: &Bed, setup: &Setup, what: &str, most: f64) -> Result<Vec<L
             judge(&mut rate, proxy.kind.name(), &turn);
         }
     }
+    note_cuts(&mut cpu, &proxies).await?;
     Ok(vec![cpu, rate, own])
 }
 
@@ -79,5 +80,17 @@ pub(super) async fn h2(bed: &Bed) -> Result<Vec<Line>> {
             cpu.add(proxy.kind, turn.cpu_per_request());
         }
     }
+    note_cuts(&mut cpu, &proxies).await?;
     Ok(vec![cpu])
+}
+
+/// The rows suppose a limit that does not bind. If it did for a while, the reader should know.
+async fn note_cuts(line: &mut Line, proxies: &[Proxy]) -> Result<()> {
+    for proxy in proxies.iter().filter(|proxy| proxy.kind == Kind::Tidegate) {
+        let cuts = proxy.cuts().await?;
+        if cuts > 0 {
+            line.note(format!("tidegate lowered its limit {cuts} times, since answers came late on this machine"));
+        }
+    }
+    Ok(())
 }

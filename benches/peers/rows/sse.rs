@@ -22,7 +22,7 @@ pub(super) async fn thousand(bed: &Bed) -> Result<Vec<Line>> {
     // Once opened, a stream costs a process less the second time: every generation is of new processes.
     let generations = if bed.options.quick { 3 } else { GENERATIONS };
     for generation in 0..generations {
-        let proxies = bed.start_all(&Kind::ALL, &Setup { open: true, ..Setup::one() }).await?;
+        let proxies = bed.start_all(&Kind::ALL, &Setup::one()).await?;
         let mut streams = Vec::new();
         let base = straight(bed, 1000).await?;
         first.note(format!("{base:.0} µs straight to the origin"));
@@ -55,7 +55,7 @@ pub(super) async fn five_thousand(bed: &Bed) -> Result<Vec<Line>> {
         let base = straight(bed, 5000).await?;
         for index in order(bed.kinds.len(), generation) {
             let Some(kind) = bed.kinds.get(index) else { continue };
-            let proxy = bed.start(*kind, &Setup { open: true, ..Setup::one() }).await?;
+            let proxy = bed.start(*kind, &Setup::one()).await?;
             let (readers, resident, p99) = open(bed, &proxy, index, 5000).await?;
             memory.add(*kind, resident);
             first.add(*kind, p99 - base);
