@@ -8,7 +8,7 @@ use crate::bed::Kind;
 
 /// Measures Tidegate beside nginx, HAProxy and Envoy and prints ratios.
 #[derive(Debug, Parser)]
-#[command(name = "benches/peers/run")]
+#[command(name = "benches/peers/run", bin_name = "benches/peers/run")]
 pub(crate) struct Options {
     /// The tidegate binary to measure; the run script builds the release binary if none is named
     #[arg(long, value_name = "PATH", default_value = "target/release/tidegate")]

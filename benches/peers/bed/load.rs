@@ -244,10 +244,7 @@ impl Pool {
                 anyhow::Ok((client, due.elapsed()))
             });
         }
-        while let Some(back) = waiting.try_join_next().or(match waiting.is_empty() {
-            true => None,
-            false => waiting.join_next().await,
-        }) {
+        while let Some(back) = waiting.join_next().await {
             let (client, time) = back??;
             idle.push(client);
             latencies.push(time);

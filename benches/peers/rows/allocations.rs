@@ -103,7 +103,8 @@ fn read(dir: &Path) -> Result<Vec<(String, Owner, f64)>> {
         let mut stack = point.stack.iter().filter_map(|frame| file.frames.get(*frame));
         let (owner, frame) = stack.find_map(|frame| owner(frame).map(|owner| (owner, frame.as_str())))?;
         // `0x1234: function (file:line)`
-        Some((frame.split_once(": ").map_or(frame, |(_, site)| site).to_owned(), owner))
+        let place = frame.rsplit_once(" (").map_or(frame, |(_, place)| place.trim_end_matches(')'));
+        Some((place.trim_start_matches(concat!(env!("CARGO_MANIFEST_DIR"), "/")).to_owned(), owner))
     };
     let named = |point: &Point| {
         let (site, owner) = site(point).unwrap_or((String::new(), Owner::Nobody));

@@ -86,7 +86,6 @@ fn zipf(range: usize, draws: usize) -> Vec<u32> {
     (0..draws).map(|_| draw()).map(|at| sums.partition_point(|sum| *sum < at) as u32).collect()
 }
 
-/// The dearest size over the cheapest, of each round.
 pub(super) async fn growth(bed: &Bed) -> Result<Vec<Line>> {
     let mut lines = connections(bed).await?;
     lines.extend(queue(bed).await?);
@@ -95,27 +94,28 @@ pub(super) async fn growth(bed: &Bed) -> Result<Vec<Line>> {
 
 async fn connections(bed: &Bed) -> Result<Vec<Line>> {
     const SIZES: [usize; 4] = [10, 100, 1000, 10_000];
-    let proxy = bed.start(Kind::Tidegate, &Setup::one()).await?;
     let requests = Requests::one(wire::chat());
     let mut grown = Line::new("CPU growth, 10 to 10,000 connections", "×", Bar::AtMost(1.2));
-    grown.note("up to 64 requests under way, connections take turns");
-    let mut costs = Vec::new();
-    let mut pools = Vec::new();
-    for size in SIZES {
-        let mut pool = Pool::open(proxy.addr, size, size.min(CONNECTIONS)).await?;
-        pool.run(&requests, Stop::Count(size.max(1000) as u64), &[]).await?;
-        pools.push(pool);
-        costs.push(Line::new(format!("CPU per request, {size} connections"), "µs", Bar::None));
-    }
-    for round in 0..bed.options.rounds(2) {
-        let mut of_round = Vec::new();
-        for index in order(SIZES.len(), round) {
-            let (Some(pool), Some(line)) = (pools.get_mut(index), costs.get_mut(index)) else { continue };
-            let turn = pool.run(&requests, Stop::After(bed.options.turn() * 2), &proxy.pids()).await?;
-            line.add(Kind::Tidegate, turn.cpu_per_request());
-            of_round.push(turn.cpu_per_request());
+    grown.note("up to 64 requests under way, connections take turns; nginx to compare");
+    let mut costs: Vec<_> =
+        SIZES.iter().map(|size| Line::new(format!("CPU per request, {size} connections"), "µs", Bar::None)).collect();
+    // One after the other: two times as many files are more than a process may open in some places.
+    for kind in bed.kinds.iter().copied().filter(|kind| matches!(kind, Kind::Tidegate | Kind::Nginx)) {
+        let proxy = bed.start(kind, &Setup::one()).await?;
+        let mut pools = Vec::new();
+        for size in SIZES {
+            let mut pool = Pool::open(proxy.addr, size, size.min(CONNECTIONS)).await?;
+            pool.run(&requests, Stop::Count(size.max(1000) as u64), &[]).await?;
+            pools.push(pool);
         }
-        grown.add(Kind::Tidegate, spread(&of_round));
+        for round in 0..bed.options.rounds(2) {
+            for index in order(SIZES.len(), round) {
+                let (Some(pool), Some(line)) = (pools.get_mut(index), costs.get_mut(index)) else { continue };
+                let turn = pool.run(&requests, Stop::After(bed.options.turn() * 2), &proxy.pids()).await?;
+                line.add(kind, turn.cpu_per_request());
+            }
+        }
+        grow(&mut grown, &costs, kind);
     }
     costs.insert(0, grown);
     Ok(costs)
@@ -138,7 +138,6 @@ async fn queue(bed: &Bed) -> Result<Vec<Line>> {
         pools.push(pool);
     }
     for round in 0..bed.options.rounds(4) {
-        let mut of_round = Vec::new();
         for index in order(QUEUED.len(), round) {
             let (Some(pool), Some(line)) = (pools.get_mut(index), costs.get_mut(index)) else { continue };
             // Filling and draining a queue of 10,000 are outside.
@@ -146,15 +145,19 @@ async fn queue(bed: &Bed) -> Result<Vec<Line>> {
             let stop = Stop::Middle(fill, Duration::from_millis(500));
             let turn = pool.run(&requests, stop, &proxy.pids()).await?;
             line.add(Kind::Tidegate, turn.cpu_per_request());
-            of_round.push(turn.cpu_per_request());
         }
-        grown.add(Kind::Tidegate, spread(&of_round));
     }
+    grow(&mut grown, &costs, Kind::Tidegate);
     costs.insert(0, grown);
     Ok(costs)
 }
 
-/// The most over the least.
-fn spread(costs: &[f64]) -> f64 {
-    quantile(costs, 1.0) / quantile(costs, 0.0)
+/// The dearest size over the smallest one, round by round.
+fn grow(grown: &mut Line, costs: &[Line], kind: Kind) {
+    let median = |line: &&Line| line.figures.get(&kind).map_or(0.0, |costs| quantile(costs, 0.5));
+    let dearest = costs.iter().skip(1).max_by(|one, other| median(one).total_cmp(&median(other)));
+    let of = |line: Option<&Line>| line.and_then(|line| line.figures.get(&kind)).cloned().unwrap_or_default();
+    for (dearest, first) in of(dearest).iter().zip(of(costs.first())) {
+        grown.add(kind, dearest / first);
+    }
 }

@@ -14,7 +14,7 @@ use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 use anyhow::{Result, ensure};
 
 use crate::{
-    bed::{Bed, load::Turn},
+    bed::Bed,
     table::{self, Line},
 };
 
@@ -70,9 +70,13 @@ pub(crate) async fn run(bed: &Bed) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Says so where a turn measured the load generator.
-fn judge(line: &mut Line, who: &str, turn: &Turn) {
-    if turn.own > 0.9 {
-        line.note(format!("load generator was the bottleneck with {who}"));
+/// Says so where turns measured the load generator: `own` has its share of time, in percent.
+fn judge(line: &mut Line, own: &Line) {
+    for (kind, shares) in &own.figures {
+        let busy = shares.iter().filter(|share| **share > 90.0).count();
+        if busy > 0 {
+            let (name, turns) = (kind.name(), shares.len());
+            line.note(format!("load generator was the bottleneck in {busy} of {turns} turns with {name}"));
+        }
     }
 }

@@ -22,7 +22,10 @@ pub(super) async fn plain(bed: &Bed, threads: usize) -> Result<Vec<Line>> {
     let what = format!("HTTP/1.1, {threads} thread{}", if threads == 1 { "" } else { "s" });
     let mut lines = closed(bed, &setup, &what, 1.0).await?;
     if threads > 1 {
-        lines.iter_mut().for_each(|line| line.note("the proxy shares its cores with load generator and origin"));
+        lines
+            .iter_mut()
+            .take(1)
+            .for_each(|line| line.note("the proxy shares its cores with load generator and origin"));
     }
     Ok(lines)
 }
@@ -56,9 +59,9 @@ async fn closed(bed: &Bed, setup: &Setup, what: &str, most: f64) -> Result<Vec<L
             cpu.add(proxy.kind, turn.cpu_per_request());
             rate.add(proxy.kind, turn.rate());
             own.add(proxy.kind, turn.own * 100.0);
-            judge(&mut rate, proxy.kind.name(), &turn);
         }
     }
+    judge(&mut rate, &own);
     note_cuts(&mut cpu, &proxies).await?;
     Ok(vec![cpu, rate, own])
 }
