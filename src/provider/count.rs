@@ -16,6 +16,21 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+impl Count {
+    /// Reads the value at the beginning of `text`.
+    pub(super) fn read(text: &[u8]) -> Option<u32> {
+        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        match (digits, text.get(digits)) {
+            // Nearly all are plain, and cannot overflow.
+            (1..=9, None | Some(b',' | b'}' | b' ' | b'\n' | b'\r')) => {
+                let digits = text.get(..digits).unwrap_or_default();
+                Some(digits.iter().fold(0, |count, digit| count * 10 + u32::from(digit - b'0')))
+            }
+            _ => Self::deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()?.0,
+        }
+    }
+}
+
 struct Any;
 
 impl<'de> Visitor<'de> for Any {
@@ -58,5 +73,31 @@ impl<'de> Visitor<'de> for Any {
     fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Count, M::Error> {
         while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Count(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_in_every_form() {
+        for (text, want) in [
+            ("7", Some(7)),
+            ("0,", Some(0)),
+            ("123456789}", Some(123_456_789)),
+            ("4294967295 ", Some(u32::MAX)),
+            ("99999999999,", Some(u32::MAX)),
+            ("12.9,", Some(12)),
+            ("1e3}", Some(1000)),
+            ("-3", None),
+            ("null", None),
+            ("\"7\"", None),
+            ("[7]", None),
+            ("7x", Some(7)),
+            ("", None),
+        ] {
+            assert_eq!(Count::read(text.as_bytes()), want, "{text}");
+        }
     }
 }

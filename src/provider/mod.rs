@@ -5,9 +5,10 @@ pub mod demand;
 #[cfg(fuzzing)]
 pub mod door;
 mod durations;
-mod kinds;
+mod members;
 mod names;
 pub mod presets;
+mod quotes;
 pub mod refusal;
 pub mod signals;
 pub mod usage;

@@ -42,7 +42,7 @@ pub struct Relay {
     prefix: Bytes,
     inner: Incoming,
     /// Looks for what the answer used.
-    reader: Option<Box<UsageScanner>>,
+    reader: Option<UsageScanner>,
     // Before the record, so that the record sees the slot already returned.
     hold: Option<Hold>,
     /// The body says truly when it has ended. HTTP/2's also says so of a stream that was reset (h2 0.4), which must
@@ -150,7 +150,7 @@ impl OutBody {
 
     /// With a reader for what is still to come.
     #[must_use]
-    pub(super) fn reading(mut self, reader: Option<Box<UsageScanner>>) -> Self {
+    pub(super) fn reading(mut self, reader: Option<UsageScanner>) -> Self {
         if let Self::Relay(relay) = &mut self {
             relay.reader = reader;
         }

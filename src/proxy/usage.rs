@@ -1,26 +1,22 @@
 //! Which answers are read, while they pass, for the tokens they used.
 
-use http::{header, response};
+use http::response;
 
-use crate::provider::usage::UsageScanner;
+use crate::provider::usage::{Readable, UsageScanner};
 
 /// A JSON text up to this size costs a few microseconds to read, less than to pass it on.
 const JSON_BYTES_FREE: u64 = 16 * 1024;
 
 /// What reads an answer, if it is worth reading. `wanted`: the gate counts tokens.
 ///
-/// Without that it is for the metric alone, and then only where it costs nothing that could be measured: event streams,
-/// of which all but a few lines are skipped at the speed of `memchr`, and short JSON. Not what must be unpacked first,
-/// and not an embedding's megabytes.
-pub(super) fn reader(head: &response::Parts, wanted: bool) -> Option<Box<UsageScanner>> {
-    let headers = &head.headers;
-    let starts = |value: &http::HeaderValue| value.as_bytes().starts_with(b"text/event-stream");
-    let is_stream = || headers.get(header::CONTENT_TYPE).is_some_and(starts);
-    let length = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
-    let is_short = || length().is_some_and(|bytes| bytes <= JSON_BYTES_FREE);
-    let is_free = || !headers.contains_key(header::CONTENT_ENCODING) && (is_stream() || is_short());
-    let is_worth = head.status.is_success() && (wanted || is_free());
-    is_worth.then(|| UsageScanner::for_response(headers)).flatten().map(Box::new)
+/// Without that it is for the metric alone, and then only where it costs nothing that could be measured. Not what must be
+/// unpacked first, and not an embedding's megabytes.
+pub(super) fn reader(head: &response::Parts, wanted: bool) -> Option<UsageScanner> {
+    if !head.status.is_success() {
+        return None;
+    }
+    let readable = Readable::of(&head.headers)?;
+    (wanted || readable.is_cheap(JSON_BYTES_FREE)).then(|| readable.scanner())
 }
 
 #[cfg(test)]

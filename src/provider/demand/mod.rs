@@ -3,16 +3,13 @@
 //! A body may hold megabytes of prompt: nothing of it is copied or built into a tree, and what stands before a break
 //! counts.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use http::{HeaderMap, header};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
-};
+use serde::Deserialize;
 
 pub use crate::control::cost::Demand;
-use crate::provider::{count::Count, kinds::nothing_but_objects, names};
+use crate::provider::{count::Count, members::Members, names, quotes};
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +43,11 @@ const BYTES_PER_TOKEN: usize = 4;
 
 /// `/v1beta/models/gemini-3:generateContent`, `/openai/deployments/mine/chat/completions`, `/model/some.id/converse`.
 fn model_in(path: &str) -> Option<&str> {
+    // Most paths name none, and a loop over bytes says so sooner than a search for each slash.
+    let mut segments = path.as_bytes().split(|byte| *byte == b'/');
+    if !segments.any(|segment| matches!(segment, b"models" | b"model" | b"deployments")) {
+        return None;
+    }
     let mut segments = path.split('/').skip_while(|segment| !["models", "model", "deployments"].contains(segment));
     let name = segments.nth(1)?;
     // Gemini's action follows the last colon; Bedrock's names have colons of their own, and an action after the slash.
@@ -55,6 +57,10 @@ fn model_in(path: &str) -> Option<&str> {
 
 /// `…:streamGenerateContent` (Gemini), `…:streamRawPredict` (Vertex), `…/converse-stream` (Bedrock).
 fn streams(path: &str) -> bool {
+    let action = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if !action.iter().any(|byte| matches!(byte, b':' | b'-')) {
+        return false;
+    }
     let action = path.rsplit('/').next().unwrap_or_default();
     action.contains(":stream") || action.ends_with("-stream")
 }
@@ -62,8 +68,8 @@ fn streams(path: &str) -> bool {
 /// A body that says nothing of its type is tried: curl's users forget it.
 fn is_json(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_none_or(|value| {
-        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().to_ascii_lowercase().ends_with(b"json")
+        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        kind.last_chunk().is_some_and(|end: &[u8; 4]| end.eq_ignore_ascii_case(b"json"))
     })
 }
 
@@ -78,90 +84,52 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
+    /// An error ends the reading; what preceded it was read.
     fn of(body: &'a [u8]) -> Self {
         let mut asked = Self::default();
-        // An error ends the reading; what preceded it was read.
-        drop(Fields { asked: &mut asked }.deserialize(&mut serde_json::Deserializer::from_slice(body)));
+        asked.read_object(body, NESTED_MAX);
         asked
     }
-}
 
-/// Fills `asked` as it goes, so that a body that breaks off has told what it told.
-struct Fields<'r, 'a> {
-    asked: &'r mut Asked<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier)]
-enum Key {
-    #[serde(rename = "model")]
-    Model,
-    #[serde(rename = "stream")]
-    Stream,
-    #[serde(rename = "max_tokens", alias = "max_completion_tokens", alias = "max_output_tokens")]
-    #[serde(alias = "maxOutputTokens", alias = "maxTokens")]
-    OutputTokensMax,
-    /// Gemini's, and Bedrock's.
-    #[serde(rename = "generationConfig", alias = "generation_config", alias = "inferenceConfig")]
-    Settings,
-    #[serde(other)]
-    Other,
-}
-
-impl<'de> DeserializeSeed<'de> for Fields<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    nothing_but_objects!(());
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        self.asked.read = true;
-        while let Some(key) = map.next_key()? {
-            match key {
-                Key::Model => {
-                    if let Text::Is(name) = map.next_value()? {
-                        self.asked.model = Some(name);
-                    }
+    /// `None`: that was all that can be read.
+    fn read_object(&mut self, text: &'a [u8], nested_max: u8) -> Option<()> {
+        let mut members = Members::of(text)?;
+        self.read = true;
+        loop {
+            let (key, value) = members.next_key()?;
+            match key.as_ref() {
+                b"model" => {
+                    self.model = text_at(value).or(self.model.take());
                 }
-                Key::Stream => self.asked.stream |= matches!(map.next_value()?, Flag::Is(true)),
-                Key::OutputTokensMax => {
-                    let Count(count) = map.next_value()?;
-                    self.asked.output_tokens_max = self.asked.output_tokens_max.max(count);
+                b"stream" => self.stream |= value.starts_with(b"true"),
+                b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" | b"maxOutputTokens" | b"maxTokens" => {
+                    self.output_tokens_max = self.output_tokens_max.max(Count::read(value));
                 }
-                Key::Settings => map.next_value_seed(Fields { asked: self.asked })?,
-                Key::Other => {
-                    map.next_value::<IgnoredAny>()?;
+                // Gemini's, and Bedrock's.
+                b"generationConfig" | b"generation_config" | b"inferenceConfig" if nested_max > 0 => {
+                    self.read_object(value, nested_max - 1);
                 }
+                _ => {}
             }
+            members.pass()?;
         }
-        Ok(())
     }
 }
 
-/// A string, borrowed where it has no escapes. A value of another kind is none.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Text<'a> {
-    #[serde(borrow)]
-    Is(Cow<'a, str>),
-    Other(IgnoredAny),
+/// Objects within each other that are read.
+const NESTED_MAX: u8 = 1;
+
+/// Reads the string at the beginning, borrowed where it has no escapes. `None`: it is none.
+fn text_at(text: &[u8]) -> Option<Cow<'_, str>> {
+    let content = text.strip_prefix(b"\"")?;
+    let content = content.get(..quotes::closing(content)?)?;
+    if content.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\') {
+        return std::str::from_utf8(content).ok().map(Cow::Borrowed);
+    }
+    let Text(text) = Text::deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()?;
+    Some(text)
 }
 
-/// A switch. A value of another kind is none.
+/// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Flag {
-    Is(bool),
-    Other(IgnoredAny),
-}
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

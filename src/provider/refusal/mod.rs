@@ -37,7 +37,7 @@ pub struct Refusal {
 #[must_use]
 pub fn read(preset: Preset, status: StatusCode, headers: &HeaderMap, body: &[u8], local_now: SystemTime) -> Refusal {
     let said = Said::of(&decode(headers, body, BODY_BYTES_MAX));
-    let head = signals::from_head(preset, status, headers, local_now);
+    let head = signals::from_head(preset, status, headers, || local_now);
     let attribution = attribute(status, headers, &said, &head);
     let is_timely = matches!(attribution, Attribution::Rate | Attribution::Unknown);
     Refusal {

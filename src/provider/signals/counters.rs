@@ -106,6 +106,12 @@ static FAMILIES: [Family; 7] = [
     family("x-trial-endpoint-", Dimension::Requests),
 ];
 
+/// How the names of all of them begin.
+#[cfg(test)]
+pub(super) fn prefixes() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.prefix)
+}
+
 struct Meaning {
     family: &'static Family,
     dimension: Dimension,

@@ -29,8 +29,17 @@ mod unified;
 ///   next request would pass; `refill` tells these from windows that turn.
 /// - Anthropic's `fast` and `priority` pools are left out: they can be empty while ordinary requests pass.
 #[must_use]
-pub fn from_head(preset: Preset, status: StatusCode, headers: &HeaderMap, local_now: SystemTime) -> Signals {
-    let now = texts(headers, header::DATE.as_str()).find_map(durations::date).unwrap_or(local_now);
+pub fn from_head(
+    preset: Preset,
+    status: StatusCode,
+    headers: &HeaderMap,
+    local_now: impl FnOnce() -> SystemTime,
+) -> Signals {
+    // Most answers say nothing of all this, and each header looked for by name costs as much as this look at all.
+    if !headers.keys().any(|name| BEGINNINGS.iter().any(|beginning| name.as_str().starts_with(beginning))) {
+        return Signals::default();
+    }
+    let now = texts(headers, header::DATE.as_str()).find_map(durations::date).unwrap_or_else(local_now);
     let is_refusal = status.as_u16() >= 400;
     let mut found = Vec::new();
     counters::read(preset, headers, now, &mut found);
@@ -49,6 +58,19 @@ pub fn from_head(preset: Preset, status: StatusCode, headers: &HeaderMap, local_
         refused: None,
     }
 }
+
+/// How the names begin of all headers that are read.
+const BEGINNINGS: [&str; 9] = [
+    "anthropic-ratelimit-",
+    "ratelimit",
+    "retry-after",
+    "x-amz-retry-after",
+    "x-ms-retry-after",
+    "x-rate",
+    "x-should-retry",
+    "x-tokenlimit-",
+    "x-trial-endpoint-",
+];
 
 /// The headers that carry a delay, most trusted first, with the unit of a bare number.
 const RETRY_AFTER: [(&str, Duration); 5] = [

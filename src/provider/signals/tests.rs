@@ -24,7 +24,7 @@ fn head(lines: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 fn refused(lines: &[(&'static str, &'static str)]) -> Signals {
-    from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &head(lines), local_now())
+    from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &head(lines), local_now)
 }
 
 type Lines = &'static [(&'static str, &'static str)];
@@ -69,7 +69,7 @@ fn the_most_trusted_readable_delay_wins() {
 fn a_date_is_compared_with_the_local_clock_only_without_a_date_header() {
     let mut headers = head(&[("retry-after", "Thu, 21 Aug 2025 13:40:30 GMT")]);
     headers.remove("date");
-    let signals = from_head(Preset::Generic, StatusCode::SERVICE_UNAVAILABLE, &headers, local_now());
+    let signals = from_head(Preset::Generic, StatusCode::SERVICE_UNAVAILABLE, &headers, local_now);
     assert_eq!(signals.retry_after, Some(Duration::from_secs(30)));
 }
 
@@ -77,7 +77,7 @@ fn a_date_is_compared_with_the_local_clock_only_without_a_date_header() {
 fn a_polling_hint_is_not_a_delay() {
     let headers = head(&[("retry-after", "5")]);
     for status in [StatusCode::OK, StatusCode::ACCEPTED, StatusCode::SEE_OTHER] {
-        assert_eq!(from_head(Preset::Generic, status, &headers, local_now()).retry_after, None, "{status}");
+        assert_eq!(from_head(Preset::Generic, status, &headers, local_now).retry_after, None, "{status}");
     }
 }
 
@@ -98,7 +98,7 @@ fn the_verdict_on_retrying_is_read_exactly() {
 #[test]
 fn each_providers_budgets_are_read() {
     for row in rows::all() {
-        let got = from_head(row.preset, StatusCode::TOO_MANY_REQUESTS, &head(row.lines), local_now());
+        let got = from_head(row.preset, StatusCode::TOO_MANY_REQUESTS, &head(row.lines), local_now);
         let budgets: Vec<Budget> = got.budgets.iter().copied().collect();
         let without_ids: Vec<Budget> = budgets.iter().map(|budget| Budget { id: 0, ..*budget }).collect();
         assert_eq!(without_ids, row.told, "{}", row.name);
@@ -112,7 +112,7 @@ fn a_budget_keeps_its_id_from_answer_to_answer() {
     let id = |name, count| {
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(count));
-        from_head(Preset::Generic, StatusCode::OK, &headers, local_now()).budgets.iter().next().unwrap().id
+        from_head(Preset::Generic, StatusCode::OK, &headers, local_now).budgets.iter().next().unwrap().id
     };
     assert_eq!(id("x-ratelimit-remaining-tokens", "3"), id("x-ratelimit-remaining-tokens", "9"));
     assert_ne!(id("x-ratelimit-remaining-tokens", "3"), id("x-ratelimit-remaining-requests", "3"));
@@ -128,7 +128,7 @@ fn of_more_budgets_than_are_kept_the_exhausted_stay() {
         let left = if count < 18 { "5" } else { "0" };
         headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static(left));
     }
-    let signals = from_head(Preset::Generic, StatusCode::OK, &headers, local_now());
+    let signals = from_head(Preset::Generic, StatusCode::OK, &headers, local_now);
     assert_eq!(signals.budgets.iter().count(), Budgets::MAX);
     assert_eq!(signals.budgets.iter().filter(|budget| budget.remaining == 0).count(), 2);
 }
@@ -139,7 +139,7 @@ fn a_rejected_status_beside_a_success_is_no_budget() {
         ("anthropic-ratelimit-unified-status", "rejected"),
         ("anthropic-ratelimit-unified-reset", "1755781800"),
     ]);
-    assert!(from_head(Preset::Anthropic, StatusCode::OK, &headers, local_now()).budgets.is_empty());
+    assert!(from_head(Preset::Anthropic, StatusCode::OK, &headers, local_now).budgets.is_empty());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_header_that_is_not_text_is_not_said() {
     for name in ["retry-after", "x-ratelimit-remaining", "x-should-retry", "ratelimit", "date"] {
         headers.append(name, HeaderValue::from_bytes(b"\xff\xfe0").unwrap());
     }
-    let signals = from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &headers, local_now());
+    let signals = from_head(Preset::Generic, StatusCode::TOO_MANY_REQUESTS, &headers, local_now);
     assert_eq!(signals, Signals::default());
 }
 
@@ -220,12 +220,25 @@ proptest! {
             }
         }
         let status = StatusCode::from_u16(status).unwrap();
-        let signals = from_head(preset, status, &headers, local_now());
+        let signals = from_head(preset, status, &headers, local_now);
         prop_assert!(signals.retry_after.unwrap_or_default() <= DELAY_MAX);
         for budget in signals.budgets.iter() {
             prop_assert!(budget.reset.unwrap_or_default() <= DELAY_MAX);
             prop_assert!(budget.limit != Some(0));
             prop_assert!(budget.window.is_none_or(|window| !window.is_zero() && window <= 400 * DELAY_MAX));
         }
+    }
+}
+
+#[test]
+fn no_header_that_is_read_is_overlooked() {
+    let names = RETRY_AFTER.map(|(name, _)| name).into_iter().chain(counters::prefixes()).chain([
+        "ratelimit",
+        "ratelimit-remaining",
+        "anthropic-ratelimit-unified-status",
+        "x-should-retry",
+    ]);
+    for name in names {
+        assert!(BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)), "{name}");
     }
 }

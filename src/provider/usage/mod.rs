@@ -26,33 +26,75 @@ enum Source {
     Packed(Box<Inflate>),
 }
 
-impl UsageScanner {
-    /// One for an answer that is JSON or an event stream, as it is or compressed with gzip or deflate; `None` for any
-    /// other.
+/// An answer in which usage may be looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Readable {
+    is_events: bool,
+    packing: Packing,
+    /// Bytes of the body, where the head tells.
+    bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gzip,
+    Deflate,
+}
+
+impl Readable {
+    /// One that is JSON or an event stream, as it is or compressed with gzip or deflate; `None` for any other.
     #[must_use]
-    pub fn for_response(headers: &HeaderMap) -> Option<Self> {
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
         let kind = headers.get(header::CONTENT_TYPE)?.as_bytes().split(|byte| *byte == b';').next()?;
-        let kind = kind.trim_ascii().to_ascii_lowercase();
-        let scan = match kind.as_slice() {
-            b"text/event-stream" => Scan::lines(),
-            json if json == b"application/json" || json.ends_with(b"+json") => Scan::document(),
-            _ => return None,
-        };
+        let kind = kind.trim_ascii();
+        let is = |name: &[u8]| kind.eq_ignore_ascii_case(name);
+        let is_events = is(b"text/event-stream");
+        let is_more_json = || kind.last_chunk().is_some_and(|end: &[u8; 5]| end.eq_ignore_ascii_case(b"+json"));
+        if !is_events && !is(b"application/json") && !is_more_json() {
+            return None;
+        }
         let mut codings = headers
             .get_all(header::CONTENT_ENCODING)
             .into_iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .map(|coding| coding.trim_ascii().to_ascii_lowercase())
-            .filter(|coding| !coding.is_empty() && coding != b"identity");
-        let source = match (codings.next().as_deref(), codings.next()) {
-            (None, _) => Source::Plain(scan),
-            (Some(b"gzip" | b"x-gzip"), None) => Source::Packed(Box::new(Inflate::gzip(scan))),
-            (Some(b"deflate"), None) => Source::Packed(Box::new(Inflate::deflate(scan))),
+            .map(<[u8]>::trim_ascii)
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+        let packing = match (codings.next(), codings.next()) {
+            (None, _) => Packing::None,
+            (Some(one), None) if [&b"gzip"[..], b"x-gzip"].iter().any(|gzip| one.eq_ignore_ascii_case(gzip)) => {
+                Packing::Gzip
+            }
+            (Some(one), None) if one.eq_ignore_ascii_case(b"deflate") => Packing::Deflate,
             (Some(_), _) => return None,
         };
-        Some(Self { source })
+        let told = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        Some(Self { is_events, packing, bytes: if is_events { None } else { told() } })
     }
 
+    /// Whether to read it costs next to nothing: event streams, of which all but a few lines are skipped at the speed of a
+    /// search, and JSON of at most `json_max` bytes; not what must be unpacked first.
+    #[must_use]
+    pub fn is_cheap(&self, json_max: u64) -> bool {
+        self.packing == Packing::None && (self.is_events || self.bytes.is_some_and(|bytes| bytes <= json_max))
+    }
+
+    /// What reads it.
+    #[must_use]
+    pub fn scanner(&self) -> UsageScanner {
+        let expected = self.bytes.filter(|_| self.packing == Packing::None).and_then(|bytes| bytes.try_into().ok());
+        let scan = if self.is_events { Scan::lines() } else { Scan::document(expected) };
+        UsageScanner {
+            source: match self.packing {
+                Packing::None => Source::Plain(scan),
+                Packing::Gzip => Source::Packed(Box::new(Inflate::gzip(scan))),
+                Packing::Deflate => Source::Packed(Box::new(Inflate::deflate(scan))),
+            },
+        }
+    }
+}
+
+impl UsageScanner {
     /// Looks at the next bytes of the answer.
     pub fn feed(&mut self, chunk: &[u8]) {
         match &mut self.source {

@@ -1,14 +1,7 @@
 //! The numbers of a usage object, in every provider's words.
 
-use std::fmt;
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
-};
-
 use super::Usage;
-use crate::provider::{count::Count, kinds::nothing_but_objects};
+use crate::provider::{count::Count, members::Members};
 
 /// What was said last in each word. The numbers of a stream are cumulative: they replace each other, and are never
 /// added up.
@@ -36,8 +29,45 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Reads one object. What stands before a break counts.
     pub(super) fn read(&mut self, object: &[u8]) {
-        let fields = Fields { numbers: self, part: Part::Usage };
-        drop(fields.deserialize(&mut serde_json::Deserializer::from_slice(object)));
+        self.read_part(object, Part::Usage);
+    }
+
+    /// `None`: that was all that can be read.
+    fn read_part(&mut self, object: &[u8], part: Part) -> Option<()> {
+        let mut members = Members::of(object)?;
+        loop {
+            let (key, value) = members.next_key()?;
+            let slot = match (part, Word::of(&key)) {
+                (Part::Usage, Word::InputDetails) => {
+                    self.read_part(value, Part::InputDetails);
+                    None
+                }
+                // Or a plain total under the name of Cohere's object.
+                (Part::Usage, Word::Counted) => {
+                    self.read_part(value, Part::Counted);
+                    None
+                }
+                (Part::Usage, Word::Billed) => {
+                    self.read_part(value, Part::Billed);
+                    None
+                }
+                (Part::Usage, Word::WholeInput) | (Part::Counted, Word::Input) => Some(&mut self.whole_input),
+                (Part::Usage, Word::Input) => Some(&mut self.input),
+                (Part::Usage, Word::CacheWrite) => Some(&mut self.cache_write),
+                (Part::Usage, Word::CacheRead) => Some(&mut self.cache_read),
+                (Part::Usage, Word::ToolInput) => Some(&mut self.tool_input),
+                (Part::Usage | Part::InputDetails, Word::Cached) => Some(&mut self.cached),
+                (Part::Usage | Part::Counted, Word::Output) => Some(&mut self.output),
+                (Part::Usage, Word::Thoughts) => Some(&mut self.thoughts),
+                (Part::Billed, Word::Input) => Some(&mut self.billed_input),
+                (Part::Billed, Word::Output) => Some(&mut self.billed_output),
+                _ => None,
+            };
+            if let Some(slot) = slot {
+                *slot = Count::read(value).or(*slot);
+            }
+            members.pass()?;
+        }
     }
 
     pub(super) fn usage(&self) -> Option<Usage> {
@@ -57,12 +87,7 @@ impl Numbers {
     }
 }
 
-/// One object, and those in it that refine it.
-struct Fields<'r> {
-    numbers: &'r mut Numbers,
-    part: Part,
-}
-
+/// One object, or one of those in it that refine it.
 #[derive(Clone, Copy)]
 enum Part {
     Usage,
@@ -73,89 +98,37 @@ enum Part {
     Billed,
 }
 
-#[derive(Deserialize)]
-#[serde(field_identifier)]
 enum Word {
-    #[serde(rename = "prompt_tokens", alias = "promptTokenCount")]
     WholeInput,
-    #[serde(rename = "input_tokens", alias = "inputTokens")]
     Input,
-    #[serde(rename = "cache_creation_input_tokens", alias = "cacheWriteInputTokens")]
     CacheWrite,
-    #[serde(rename = "cache_read_input_tokens", alias = "cacheReadInputTokens")]
     CacheRead,
-    #[serde(rename = "toolUsePromptTokenCount")]
     ToolInput,
-    /// DeepSeek's word is the second.
-    #[serde(rename = "cached_tokens", alias = "prompt_cache_hit_tokens", alias = "cachedContentTokenCount")]
     Cached,
-    #[serde(rename = "completion_tokens", alias = "output_tokens", alias = "outputTokens")]
-    #[serde(alias = "candidatesTokenCount")]
     Output,
-    #[serde(rename = "thoughtsTokenCount")]
     Thoughts,
-    #[serde(rename = "prompt_tokens_details", alias = "input_tokens_details")]
     InputDetails,
-    #[serde(rename = "tokens")]
     Counted,
-    #[serde(rename = "billed_units")]
     Billed,
-    #[serde(other)]
     Other,
 }
 
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or nothing")
-    }
-
-    // Among them: a plain total under the name of Cohere's object.
-    nothing_but_objects!(());
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        let numbers = self.numbers;
-        while let Some(word) = map.next_key()? {
-            let slot = match (self.part, word) {
-                (Part::Usage, Word::InputDetails) => {
-                    map.next_value_seed(Fields { numbers, part: Part::InputDetails })?;
-                    continue;
-                }
-                (Part::Usage, Word::Counted) => {
-                    map.next_value_seed(Fields { numbers, part: Part::Counted })?;
-                    continue;
-                }
-                (Part::Usage, Word::Billed) => {
-                    map.next_value_seed(Fields { numbers, part: Part::Billed })?;
-                    continue;
-                }
-                (Part::Usage, Word::WholeInput) | (Part::Counted, Word::Input) => &mut numbers.whole_input,
-                (Part::Usage, Word::Input) => &mut numbers.input,
-                (Part::Usage, Word::CacheWrite) => &mut numbers.cache_write,
-                (Part::Usage, Word::CacheRead) => &mut numbers.cache_read,
-                (Part::Usage, Word::ToolInput) => &mut numbers.tool_input,
-                (Part::Usage | Part::InputDetails, Word::Cached) => &mut numbers.cached,
-                (Part::Usage | Part::Counted, Word::Output) => &mut numbers.output,
-                (Part::Usage, Word::Thoughts) => &mut numbers.thoughts,
-                (Part::Billed, Word::Input) => &mut numbers.billed_input,
-                (Part::Billed, Word::Output) => &mut numbers.billed_output,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let Count(count) = map.next_value()?;
-            *slot = count.or(*slot);
+impl Word {
+    fn of(key: &[u8]) -> Self {
+        match key {
+            b"prompt_tokens" | b"promptTokenCount" => Self::WholeInput,
+            b"input_tokens" | b"inputTokens" => Self::Input,
+            b"cache_creation_input_tokens" | b"cacheWriteInputTokens" => Self::CacheWrite,
+            b"cache_read_input_tokens" | b"cacheReadInputTokens" => Self::CacheRead,
+            b"toolUsePromptTokenCount" => Self::ToolInput,
+            // DeepSeek's word is the second.
+            b"cached_tokens" | b"prompt_cache_hit_tokens" | b"cachedContentTokenCount" => Self::Cached,
+            b"completion_tokens" | b"output_tokens" | b"outputTokens" | b"candidatesTokenCount" => Self::Output,
+            b"thoughtsTokenCount" => Self::Thoughts,
+            b"prompt_tokens_details" | b"input_tokens_details" => Self::InputDetails,
+            b"tokens" => Self::Counted,
+            b"billed_units" => Self::Billed,
+            _ => Self::Other,
         }
-        Ok(())
     }
 }

@@ -2,7 +2,12 @@
 
 use memchr::{memchr2, memmem, memrchr2};
 
-use super::{Usage, numbers::Numbers, walk::Walk};
+use super::{
+    Usage,
+    numbers::Numbers,
+    walk::{DEPTH_MAX, OBJECT_BYTES_MAX, Walk},
+};
+use crate::provider::{members, quotes};
 
 /// Looks for usage in plain bytes.
 #[derive(Default)]
@@ -10,6 +15,8 @@ pub(super) struct Scan {
     is_lines: bool,
     /// The current line was walked from its start.
     is_midline: bool,
+    /// Bytes of the whole text, if that is known and nothing was seen yet.
+    expected: Option<usize>,
     walk: Walk,
     numbers: Numbers,
 }
@@ -18,9 +25,9 @@ pub(super) struct Scan {
 const WORD: &[u8] = b"\"usage";
 
 impl Scan {
-    /// For one JSON text.
-    pub(super) fn document() -> Self {
-        Self::default()
+    /// For one JSON text, of so many bytes if that is known.
+    pub(super) fn document(expected: Option<usize>) -> Self {
+        Self { expected, ..Self::default() }
     }
 
     /// For an event stream, where each line holds a JSON text.
@@ -30,7 +37,10 @@ impl Scan {
 
     pub(super) fn feed(&mut self, mut chunk: &[u8]) {
         if !self.is_lines {
-            self.walk.feed(chunk, &mut self.numbers);
+            match self.expected.take() {
+                Some(bytes) if bytes == chunk.len() => self.read_whole(chunk),
+                _ => self.walk.feed(chunk, &mut self.numbers),
+            }
             return;
         }
         while !chunk.is_empty() {
@@ -49,6 +59,31 @@ impl Scan {
                 self.walk = Walk::default();
             }
             chunk = rest;
+        }
+    }
+
+    /// Reads a text that is here in full, and finds in it what a walk would. A key is found by a search, as no string's
+    /// content can look like one: its quotes would be escaped. How deep it lies is told by what follows it, which is
+    /// little as a rule.
+    fn read_whole(&mut self, text: &[u8]) {
+        let mut read_to = 0;
+        for at in memmem::find_iter(text, WORD) {
+            let (before, rest) = text.split_at(at);
+            if at < read_to || quotes::is_escaped(before) {
+                continue;
+            }
+            let rest = rest.strip_prefix(WORD).unwrap_or_default();
+            let Some(rest) = rest.strip_prefix(b"\"").or_else(|| rest.strip_prefix(b"Metadata\"")) else { continue };
+            let Some(object) = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
+                continue;
+            };
+            let is_object = object.first() == Some(&b'{');
+            let Some(object) = members::value(object).filter(|_| is_object) else { continue };
+            let depth = members::open_before(rest);
+            if (1..=DEPTH_MAX as usize).contains(&depth) && object.len() <= OBJECT_BYTES_MAX {
+                self.numbers.read(object);
+                read_to = text.len() - rest.len() + object.len();
+            }
         }
     }
 

@@ -13,10 +13,23 @@ const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 
 fn scanner(kind: &'static str, coding: &'static str) -> Option<UsageScanner> {
-    UsageScanner::for_response(&HeaderMap::from_iter([
+    sized(kind, coding, None)
+}
+
+fn sized(kind: &'static str, coding: &'static str, bytes: Option<usize>) -> Option<UsageScanner> {
+    let mut headers = HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
         (header::CONTENT_ENCODING, HeaderValue::from_static(coding)),
-    ]))
+    ]);
+    headers.extend(bytes.map(|bytes| (header::CONTENT_LENGTH, HeaderValue::from(bytes))));
+    Readable::of(&headers).map(|readable| readable.scanner())
+}
+
+/// Of an answer that tells its length and comes in one piece.
+fn read_at_once(kind: &'static str, answer: &[u8]) -> Option<Usage> {
+    let mut scanner = sized(kind, "", Some(answer.len())).unwrap();
+    scanner.feed(answer);
+    scanner.usage()
 }
 
 fn read(kind: &'static str, coding: &'static str, chunks: &[&[u8]]) -> Option<Usage> {
@@ -105,6 +118,7 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(read(kind, "", &bytes), want(*told), "{name}, byte by byte");
+        assert_eq!(read_at_once(kind, body), want(*told), "{name}, at once");
     }
 }
 
@@ -187,7 +201,7 @@ fn only_what_can_be_read_is_scanned() {
     ] {
         assert_eq!(scanner(kind, coding).is_some(), is_read, "{kind} {coding}");
     }
-    assert!(UsageScanner::for_response(&HeaderMap::new()).is_none());
+    assert!(Readable::of(&HeaderMap::new()).is_none());
 }
 
 proptest! {
@@ -207,5 +221,44 @@ proptest! {
         prop_assert_eq!(read(kind, coding, &parts), read(kind, coding, &[&whole]));
         let packed = encoded("gzip", &whole);
         prop_assert_eq!(read(kind, "gzip", &[&packed]), read(kind, "", &[&whole]));
+    }
+}
+
+/// JSON in which the words stand everywhere: as keys, as values, in strings that look like keys.
+fn wordy() -> impl Strategy<Value = serde_json::Value> {
+    let word = || {
+        prop_oneof![
+            Just("usage"),
+            Just("usageMetadata"),
+            Just("prompt_tokens"),
+            Just("input_tokens"),
+            Just("a"),
+            Just("\"usage\":{\"prompt_tokens\":7}"),
+            Just("\\"),
+            Just("x\"usage"),
+            Just("\n\t{[")
+        ]
+    };
+    let leaf = prop_oneof![
+        (0_u32..100).prop_map(serde_json::Value::from),
+        word().prop_map(serde_json::Value::from),
+        Just(serde_json::Value::Null),
+    ];
+    leaf.prop_recursive(4, 40, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(serde_json::Value::from),
+            proptest::collection::vec((word(), inner), 0..5).prop_map(|members| serde_json::Value::Object(
+                members.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_text_read_at_once_says_what_one_in_pieces_does(value in wordy(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
+        let pieces: Vec<&[u8]> = text.chunks(7).collect();
+        prop_assert_eq!(read_at_once(JSON, &text), read(JSON, "", &pieces), "{}", String::from_utf8_lossy(&text));
     }
 }

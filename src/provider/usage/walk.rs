@@ -3,16 +3,15 @@
 //! Keeps only whether it is inside a string, how deep it is, and the beginning of the current string. A string's
 //! content is therefore never taken for a key; nor is a tool's argument of that name, which lies deeper.
 
-use memchr::memchr2;
-
 use super::numbers::Numbers;
+use crate::provider::quotes;
 
 /// An object with more than this is not a usage: known ones have less than 1 KiB.
 pub(super) const OBJECT_BYTES_MAX: usize = 4 * 1024;
 
 /// The objects that count are in the text's own (`usage`), in one of its members (`message.usage`, `response.usage`,
 /// `delta.usage`, `x_groq.usage`), or in one of its items (Gemini's array).
-const DEPTH_MAX: u32 = 2;
+pub(super) const DEPTH_MAX: u32 = 2;
 
 #[derive(Default)]
 pub(super) struct Walk {
@@ -54,16 +53,14 @@ struct Key {
 const KEYS: [&[u8]; 2] = [b"usage", b"usageMetadata"];
 const KEY_BYTES_MAX: usize = 13;
 
-/// What matters between strings while no object is expected.
-const STRUCTURE: [u8; 5] = *b"\"{}[]";
-
 impl Key {
     /// Longer strings count one byte too many, and so are none.
     fn extend(&mut self, more: &[u8]) {
-        for (slot, byte) in self.bytes.iter_mut().skip(self.len).zip(more) {
-            *slot = *byte;
+        let len = self.len.saturating_add(more.len());
+        if let Some(free) = self.bytes.get_mut(self.len..len) {
+            free.copy_from_slice(more);
         }
-        self.len = self.len.saturating_add(more.len()).min(KEY_BYTES_MAX + 1);
+        self.len = len.min(KEY_BYTES_MAX + 1);
     }
 
     fn is_usage(&self) -> bool {
@@ -89,23 +86,24 @@ impl Walk {
                         at += 1;
                         continue;
                     }
-                    let end = memchr2(b'"', b'\\', rest);
-                    key.extend(rest.get(..end.unwrap_or(rest.len())).unwrap_or_default());
-                    let Some(end) = end else { break };
-                    at += end + 1;
-                    if rest.get(end) == Some(&b'\\') {
-                        // No key has an escape.
-                        key.len = KEY_BYTES_MAX + 1;
-                        *is_escaped = true;
-                    } else {
-                        let is_key = self.copied.is_none() && (1..=DEPTH_MAX).contains(&self.depth) && key.is_usage();
-                        self.place = Place::Between(if is_key { Expect::Colon } else { Expect::Nothing });
+                    let end = quotes::closing(rest);
+                    if key.len <= KEY_BYTES_MAX {
+                        key.extend(rest.get(..end.unwrap_or(rest.len())).unwrap_or_default());
                     }
+                    let Some(end) = end else {
+                        *is_escaped = quotes::is_escaped(rest);
+                        break;
+                    };
+                    at += end + 1;
+                    let is_key = self.copied.is_none() && (1..=DEPTH_MAX).contains(&self.depth) && key.is_usage();
+                    self.place = Place::Between(if is_key { Expect::Colon } else { Expect::Nothing });
                 }
                 Place::Between(expect) => {
                     // Numbers are passed over: an embedding has a megabyte of them.
                     let skipped = match expect {
-                        Expect::Nothing => rest.iter().position(|byte| STRUCTURE.contains(byte)),
+                        Expect::Nothing => {
+                            rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))
+                        }
                         Expect::Colon | Expect::Object => Some(0),
                     };
                     let Some((skipped, byte)) = skipped.and_then(|at| Some((at, rest.get(at)?))) else { break };
@@ -126,10 +124,18 @@ impl Walk {
                             *expect = Expect::Nothing;
                             self.depth = self.depth.saturating_sub(1);
                             if self.copied.as_ref().is_some_and(|copied| copied.depth == self.depth) {
-                                self.copy(chunk.get(from..at).unwrap_or_default());
-                                if let Some(copied) = self.copied.take() {
-                                    numbers.read(&copied.bytes);
+                                let object = chunk.get(from..at).unwrap_or_default();
+                                if self.copied.as_ref().is_some_and(|copied| copied.bytes.is_empty()) {
+                                    // Here from beginning to end.
+                                    let fits = object.len() <= OBJECT_BYTES_MAX;
+                                    numbers.read(if fits { object } else { &[] });
+                                } else {
+                                    self.copy(object);
+                                    if let Some(copied) = &self.copied {
+                                        numbers.read(&copied.bytes);
+                                    }
                                 }
+                                self.copied = None;
                             }
                         }
                         _ => *expect = Expect::Nothing,

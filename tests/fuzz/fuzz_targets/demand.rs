@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!((demanded.model, model), (by_path.model, demand::model(path, b"")));
     } else if let Ok(tree) = serde_json::from_slice::<Tree>(body) {
         let mut asked = Asked { read: matches!(tree, Tree::Object(_)), ..Asked::default() };
-        asked.look(&tree);
+        asked.look(&tree, 1);
         assert_eq!(demanded.read, asked.read);
         assert_eq!(demanded.stream, asked.stream || by_path.stream);
         assert_eq!(demanded.output_tokens_max, asked.output_tokens_max);
@@ -56,7 +56,8 @@ struct Asked {
 }
 
 impl Asked {
-    fn look(&mut self, tree: &Tree) {
+    /// `nested_max`: objects within each other that are looked into.
+    fn look(&mut self, tree: &Tree, nested_max: u8) {
         let Tree::Object(members) = tree else { return };
         for (key, value) in members {
             match (key.as_str(), value) {
@@ -66,7 +67,9 @@ impl Asked {
                     "max_tokens" | "max_completion_tokens" | "max_output_tokens" | "maxOutputTokens" | "maxTokens",
                     Tree::Number(number),
                 ) => self.output_tokens_max = self.output_tokens_max.max(count(number)),
-                ("generationConfig" | "generation_config" | "inferenceConfig", settings) => self.look(settings),
+                ("generationConfig" | "generation_config" | "inferenceConfig", settings) if nested_max > 0 => {
+                    self.look(settings, nested_max - 1);
+                }
                 _ => {}
             }
         }

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = lines.split_first() else { return };
     let Ok(status) = StatusCode::from_bytes(first) else { return };
     let headers = headers(rest);
-    let plain = signals::from_head(Preset::Generic, status, &headers, now());
+    let plain = signals::from_head(Preset::Generic, status, &headers, now);
 
     assert!(plain.retry_after.is_none_or(|delay| delay <= DELAY_MAX), "{plain:?}");
     assert!(plain.retry_after.is_none() || status.as_u16() >= 400, "a delay from a {status}");
@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
 
     // Which one is tried follows from the input; all of them each time would take most of the time.
     let preset = Preset::ALL[data.len() % Preset::ALL.len()];
-    let known = signals::from_head(preset, status, &headers, now());
+    let known = signals::from_head(preset, status, &headers, now);
     assert_eq!((known.retry_after, known.should_retry), (plain.retry_after, plain.should_retry));
     assert_eq!(known.budgets.iter().count(), plain.budgets.iter().count());
     for (mut budget, bare) in known.budgets.iter().copied().zip(plain.budgets.iter()) {
@@ -68,8 +68,8 @@ fn order(status: StatusCode, headers: &HeaderMap) {
         }
     }
     let (one, other) = (
-        signals::from_head(Preset::Generic, status, headers, now()),
-        signals::from_head(Preset::Generic, status, &turned, now()),
+        signals::from_head(Preset::Generic, status, headers, now),
+        signals::from_head(Preset::Generic, status, &turned, now),
     );
     assert_eq!((one.retry_after, one.should_retry), (other.retry_after, other.should_retry));
     if headers.keys().any(|name| name.as_str().starts_with("ratelimit")) {

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read, Write};
 use flate2::{Compression, bufread, write};
 use http::{HeaderMap, HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
-use tidegate::provider::usage::{Usage, UsageScanner};
+use tidegate::provider::usage::{Readable, Usage};
 use tidegate_fuzz::pieces;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if !is_stream && serde_json::from_slice::<serde::de::IgnoredAny>(answer).is_ok() {
         assert_eq!(usage, by_walk(answer), "{}", String::from_utf8_lossy(answer));
+        assert_eq!(usage, at_once(answer), "{}", String::from_utf8_lossy(answer));
     }
     if let Some(usage) = usage {
         assert!(is_stream || answer.windows(6).any(|word| word == b"\"usage"), "{usage:?} from nowhere");
@@ -87,8 +88,19 @@ fn fed<'a>(is_stream: bool, packing: Packing, chunks: impl Iterator<Item = &'a [
         Packing::Zlib | Packing::Raw => Some("deflate"),
     };
     headers.extend(coding.map(|coding| (header::CONTENT_ENCODING, HeaderValue::from_static(coding))));
-    let mut scanner = UsageScanner::for_response(&headers).expect("this kind of answer is read");
+    let mut scanner = Readable::of(&headers).expect("this kind of answer is read").scanner();
     chunks.for_each(|chunk| scanner.feed(chunk));
+    scanner.usage()
+}
+
+/// Of an answer that tells its length and comes in one piece.
+fn at_once(answer: &[u8]) -> Option<Usage> {
+    let headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CONTENT_LENGTH, HeaderValue::from(answer.len())),
+    ]);
+    let mut scanner = Readable::of(&headers).expect("this kind of answer is read").scanner();
+    scanner.feed(answer);
     scanner.usage()
 }
 
