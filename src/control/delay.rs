@@ -62,7 +62,7 @@ const LEARN_SAMPLES: u64 = 200;
 /// Classes told apart; beyond it all further ones are one.
 const CLASSES_MAX: usize = 16;
 /// Seconds below which a base is not believed: on a local upstream timers and scheduling make up the difference.
-const BASE_FLOOR: f64 = 0.005;
+const BASE_FLOOR: f64 = 0.02;
 
 /// The guard of one account.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ const LATE_MIN: f64 = 0.02;
 const SLACK: f64 = 1.1;
 
 /// The round trip of refusals.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trip {
     /// Of refusals, in seconds: mean and deviation.
     known: Option<(f64, f64)>,
@@ -31,6 +31,14 @@ pub struct Trip {
     connect: Option<f64>,
     /// The shortest there was, in seconds.
     least: Option<f64>,
+    /// The mean, which is asked for with every attempt.
+    takes: Duration,
+}
+
+impl Default for Trip {
+    fn default() -> Self {
+        Self { known: None, connect: None, least: None, takes: UNKNOWN }
+    }
 }
 
 impl Trip {
@@ -41,6 +49,7 @@ impl Trip {
         if self.known.is_none() {
             self.least = self.connect;
         }
+        self.takes = Duration::from_secs_f64(self.mean_and_deviation().0);
     }
 
     /// A refusal took this long.
@@ -53,6 +62,7 @@ impl Trip {
                 (mean + MEAN * (took - mean), deviation + DEVIATION * ((took - mean).abs() - deviation))
             }
         });
+        self.takes = Duration::from_secs_f64(self.mean_and_deviation().0);
     }
 
     /// A refusal that took this long was decided a while before it was said.
@@ -64,7 +74,7 @@ impl Trip {
     /// The mean.
     #[must_use]
     pub fn takes(&self) -> Duration {
-        Duration::from_secs_f64(self.mean_and_deviation().0)
+        self.takes
     }
 
     /// Time after which an attempt that was not refused will not be any more.

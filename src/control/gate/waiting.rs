@@ -47,6 +47,9 @@ impl<W> GateCore<W> {
     /// The next waiter that may enter, its slot already taken. Call until `None` after anything that may have freed
     /// room, and at [`wake_at`](Self::wake_at).
     pub fn next_grant(&mut self, now: Instant) -> Option<(W, Attempt)> {
+        if self.queue.is_empty() {
+            return None;
+        }
         self.advance(now);
         if self.pause.is_some() || self.in_flight >= self.allowed() {
             return None;
