@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use permit::Permit;
-pub use registry::{AccountKey, Accounts};
+pub use registry::{Accounts, LastAccount, Newcomer};
 
 /// The timer's own grain. A time that has passed already would spin, and one that is earlier by less is no news.
 const GRAIN: Duration = Duration::from_millis(1);
@@ -190,25 +190,20 @@ impl Gate {
         }
     }
 
-    /// A new exchange: its place in the order of arrival, kept through all its attempts.
+    /// A new exchange: its place in the order of arrival, kept through all its attempts; and a slot at once, if one is
+    /// free and nobody waits.
     #[must_use]
-    pub fn arrive(&self) -> Place {
-        let mut state = self.state.lock();
-        state.last_used = clock::now();
-        state.core.arrive()
-    }
-
-    /// A slot at once, if one is free and nobody waits.
-    #[must_use]
-    pub fn try_admit(self: &Arc<Self>, demand: &Demand) -> Option<Permit> {
+    pub fn enter(self: &Arc<Self>, demand: &Demand) -> (Place, Option<Permit>) {
         let now = clock::now();
         let mut state = self.state.lock();
+        state.last_used = now;
+        let place = state.core.arrive();
         let attempt = state.core.try_enter(demand, now);
         self.arm(&mut state, now);
         let events = state.core.take_events();
         drop(state);
         self.report(events);
-        attempt.map(|attempt| Permit::new(Arc::clone(self), attempt))
+        (place, attempt.map(|attempt| Permit::new(Arc::clone(self), attempt)))
     }
 
     /// Waits for a slot as a newcomer. Cancel-safe: dropping the future leaves the queue, and a slot that was granted

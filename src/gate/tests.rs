@@ -59,6 +59,10 @@ fn soon() -> Instant {
     clock::now() + Duration::from_secs(600)
 }
 
+fn place(gate: &Gate) -> Place {
+    gate.state.lock().core.arrive()
+}
+
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -68,14 +72,14 @@ async fn settle() {
 #[tokio::test(start_paused = true)]
 async fn a_freed_slot_goes_to_the_longest_waiting() {
     let gate = gate(1, 10);
-    let first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
+    let first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let waiters: Vec<_> = (0..3)
         .map(|id| {
             let (gate, order) = (Arc::clone(&gate), Arc::clone(&order));
-            let place = gate.arrive();
+            let first = place(&gate);
             tokio::spawn(async move {
-                let permit = gate.admit(FLOW, place, ANY, soon()).await.unwrap();
+                let permit = gate.admit(FLOW, first, ANY, soon()).await.unwrap();
                 order.lock().push(id);
                 drop(permit);
             })
@@ -94,15 +98,15 @@ async fn a_freed_slot_goes_to_the_longest_waiting() {
 #[tokio::test(start_paused = true)]
 async fn leaving_the_queue_frees_the_place_and_leaving_with_a_grant_frees_the_slot() {
     let gate = gate(1, 1);
-    let first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
-    let mut waiting = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()));
+    let first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
+    let mut waiting = Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()));
     assert!(futures_pending(&mut waiting).await);
-    let full = gate.admit(FLOW, gate.arrive(), ANY, soon()).await;
+    let full = gate.admit(FLOW, place(&gate), ANY, soon()).await;
     assert!(matches!(full, Err(Refusal::Full { .. })), "{full:?}");
     drop(waiting);
     assert_eq!(gate.view().queued, 0);
 
-    let mut granted = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()));
+    let mut granted = Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()));
     assert!(futures_pending(&mut granted).await);
     drop(first);
     assert_eq!(gate.view().in_flight, 1, "the slot was handed over before the waiter looked");
@@ -113,23 +117,23 @@ async fn leaving_the_queue_frees_the_place_and_leaving_with_a_grant_frees_the_sl
 #[tokio::test(start_paused = true)]
 async fn a_queue_full_of_vanished_waiters_is_passed_over() {
     let gate = gate(1, 2000);
-    let first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
-    let mut waiters: Vec<_> = (0..1000).map(|_| Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()))).collect();
+    let first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
+    let mut waiters: Vec<_> = (0..1000).map(|_| Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()))).collect();
     for waiter in &mut waiters {
         assert!(futures_pending(waiter).await);
     }
     drop(waiters);
     drop(first);
     assert!(gate.idle_since().is_some());
-    assert!(gate.admit(FLOW, gate.arrive(), ANY, soon()).await.is_ok());
+    assert!(gate.admit(FLOW, place(&gate), ANY, soon()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_at_its_deadline_and_says_when_to_come_back() {
     let gate = gate(1, 10);
-    let _first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
+    let _first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
     let before = clock::now();
-    let late = gate.admit(FLOW, gate.arrive(), ANY, before + Duration::from_secs(3)).await;
+    let late = gate.admit(FLOW, place(&gate), ANY, before + Duration::from_secs(3)).await;
     assert!(matches!(late, Err(Refusal::TooLate { .. })), "{late:?}");
     assert_eq!(clock::now() - before, Duration::from_secs(3));
     assert_eq!(gate.view().queued, 0);
@@ -138,7 +142,7 @@ async fn a_wait_ends_at_its_deadline_and_says_when_to_come_back() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_account_wakes_by_itself() {
     let gate = gate(2, 10);
-    let mut first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
+    let mut first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
     let outcome = first.observe(Outcome::Bounced(Attribution::Rate), Some((429, &told(5))));
     assert_eq!(outcome, Outcome::Bounced(Attribution::Rate));
     drop(first);
@@ -146,7 +150,7 @@ async fn a_paused_account_wakes_by_itself() {
     assert_eq!((last.attribution, last.status), (Attribution::Rate, 429));
     assert_eq!(last.retry_after, Some(Duration::from_secs(5)));
     let before = clock::now();
-    let permit = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
+    let permit = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
     let waited = clock::now() - before;
     assert!(waited >= Duration::from_secs(5) && waited <= Duration::from_millis(5_600), "{waited:?}");
     drop(permit);
@@ -155,9 +159,9 @@ async fn a_paused_account_wakes_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_exchange_waits_with_its_old_place_and_without_a_slot() {
     let gate = gate(1, 10);
-    let place = gate.arrive();
-    let mut permit = gate.admit(FLOW, place, ANY, soon()).await.unwrap();
-    let mut later = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()));
+    let first = place(&gate);
+    let mut permit = gate.admit(FLOW, first, ANY, soon()).await.unwrap();
+    let mut later = Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()));
     assert!(futures_pending(&mut later).await);
     permit.sending();
     tokio::time::advance(Duration::from_millis(10)).await;
@@ -166,7 +170,7 @@ async fn a_refused_exchange_waits_with_its_old_place_and_without_a_slot() {
         let gate = Arc::clone(&gate);
         async move {
             drop(permit);
-            gate.readmit(FLOW, place, ANY, soon()).await
+            gate.readmit(FLOW, first, ANY, soon()).await
         }
     });
     settle().await;
@@ -181,9 +185,9 @@ async fn a_refused_exchange_waits_with_its_old_place_and_without_a_slot() {
 #[tokio::test(start_paused = true)]
 async fn whoever_cannot_wait_for_the_end_of_a_pause_is_told_when_it_begins() {
     let gate = gate(1, 10);
-    let mut first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
-    let mut impatient = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, clock::now() + Duration::from_secs(10)));
-    let mut patient = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()));
+    let mut first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
+    let mut impatient = Box::pin(gate.admit(FLOW, place(&gate), ANY, clock::now() + Duration::from_secs(10)));
+    let mut patient = Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()));
     assert!(futures_pending(&mut impatient).await && futures_pending(&mut patient).await);
     let began = clock::now();
     first.observe(Outcome::Bounced(Attribution::Rate), Some((429, &told(30))));
@@ -193,7 +197,7 @@ async fn whoever_cannot_wait_for_the_end_of_a_pause_is_told_when_it_begins() {
         panic!("{refused:?}");
     };
     assert!(retry_after >= Duration::from_secs(30), "{retry_after:?}");
-    let newcomer = gate.admit(FLOW, gate.arrive(), ANY, clock::now() + Duration::from_secs(10)).await;
+    let newcomer = gate.admit(FLOW, place(&gate), ANY, clock::now() + Duration::from_secs(10)).await;
     assert!(matches!(newcomer, Err(Refusal::Hopeless { .. })), "{newcomer:?}");
     assert_eq!(clock::now(), began);
     drop(patient.await.unwrap());
@@ -204,12 +208,12 @@ async fn whoever_cannot_wait_for_the_end_of_a_pause_is_told_when_it_begins() {
 async fn a_spent_quota_blocks_its_model_and_an_unused_permit_counts_as_never_given() {
     let gate = gate(4, 10);
     let (poor, rich) = (Demand { model: 1, ..ANY }, Demand { model: 2, ..ANY });
-    let mut permit = gate.admit(FLOW, gate.arrive(), poor, soon()).await.unwrap();
+    let mut permit = gate.admit(FLOW, place(&gate), poor, soon()).await.unwrap();
     permit.observe(Outcome::Bounced(Attribution::Quota), Some((429, &Signals::default())));
     drop(permit);
     assert!(gate.quota_spent(&poor).is_some() && gate.quota_blocks(&poor).is_some());
     assert!(gate.quota_spent(&rich).is_none() && gate.quota_blocks(&rich).is_none());
-    let permit = gate.admit(FLOW, gate.arrive(), poor, soon()).await.unwrap();
+    let permit = gate.admit(FLOW, place(&gate), poor, soon()).await.unwrap();
     let served = gate.view().drain_per_second;
     permit.unused();
     assert_eq!((gate.view().in_flight, gate.view().drain_per_second), (0, served));
@@ -228,7 +232,7 @@ async fn answers_are_read_for_their_usage_once_tokens_are_counted() {
         assert!(!gate.wants_usage());
         let budget = Budget { id, dimension, limit: Some(100), remaining, reset: None, window: None, refill: None };
         signals.budgets.add(budget);
-        let mut permit = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
+        let mut permit = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
         permit.observe(Outcome::Accepted, Some((200, &signals)));
     }
     assert!(gate.wants_usage());
@@ -239,12 +243,12 @@ async fn what_was_never_read_teaches_nothing_about_costs() {
     let usage = Usage { input_tokens: 1000, output_tokens: 1000, cached_tokens: 0 };
     for (read, want) in [(false, 256.0), (true, 1000.0)] {
         let gate = rated(4, 10, RateSettings { rpm: None, tpm: Some(600_000) }, Tasks::new());
-        let permit = gate.admit(FLOW, gate.arrive(), Demand { read, model: 5, ..ANY }, soon()).await.unwrap();
+        let permit = gate.admit(FLOW, place(&gate), Demand { read, model: 5, ..ANY }, soon()).await.unwrap();
         permit.finish(&usage);
         drop(permit);
         let left = || gate.view().rates[0].left.unwrap();
         let before = left();
-        let permit = gate.admit(FLOW, gate.arrive(), Demand { model: 5, ..ANY }, soon()).await.unwrap();
+        let permit = gate.admit(FLOW, place(&gate), Demand { model: 5, ..ANY }, soon()).await.unwrap();
         assert_eq!(before - left(), want, "read: {read}");
         drop(permit);
     }
@@ -257,7 +261,7 @@ async fn whoever_stood_behind_one_that_left_waits_no_longer_than_it_must() {
     let cost = |input_tokens| Demand { input_tokens, output_tokens_max: Some(0), ..ANY };
     let mut permits = Vec::new();
     for size in [500, 10] {
-        while let Some(permit) = gate.try_admit(&cost(size)) {
+        while let Some(permit) = gate.enter(&cost(size)).1 {
             permits.push(permit);
             permits.truncate(1);
         }
@@ -265,13 +269,13 @@ async fn whoever_stood_behind_one_that_left_waits_no_longer_than_it_must() {
     drop(permits);
     let began = clock::now();
     let mut heads: Vec<_> =
-        (0..20).map(|n| Box::pin(gate.admit(FLOW, gate.arrive(), cost(5000 - 200 * n), soon()))).collect();
+        (0..20).map(|n| Box::pin(gate.admit(FLOW, place(&gate), cost(5000 - 200 * n), soon()))).collect();
     for head in &mut heads {
         assert!(futures_pending(head).await);
     }
     let small = tokio::spawn({
         let gate = Arc::clone(&gate);
-        async move { gate.admit(FLOW, gate.arrive(), cost(200), soon()).await.map(drop) }
+        async move { gate.admit(FLOW, place(&gate), cost(200), soon()).await.map(drop) }
     });
     settle().await;
     // Each time the next one could leave a little earlier than the one before.
@@ -291,10 +295,10 @@ async fn whoever_stood_behind_one_that_left_waits_no_longer_than_it_must() {
 async fn one_that_leaves_lets_those_behind_it_in_at_once() {
     let gate = rated(10, 100, RateSettings { rpm: None, tpm: Some(6000) }, Tasks::new());
     let cost = |input_tokens| Demand { input_tokens, output_tokens_max: Some(0), ..ANY };
-    let _first = gate.admit(FLOW, gate.arrive(), cost(50), soon()).await.unwrap();
-    let mut dear = Box::pin(gate.admit(FLOW, gate.arrive(), cost(60_000), soon()));
+    let _first = gate.admit(FLOW, place(&gate), cost(50), soon()).await.unwrap();
+    let mut dear = Box::pin(gate.admit(FLOW, place(&gate), cost(60_000), soon()));
     assert!(futures_pending(&mut dear).await);
-    let mut cheap = Box::pin(gate.admit(FLOW, gate.arrive(), cost(10), soon()));
+    let mut cheap = Box::pin(gate.admit(FLOW, place(&gate), cost(10), soon()));
     assert!(futures_pending(&mut cheap).await);
     drop(dear);
     assert!(!futures_pending(&mut cheap).await);
@@ -304,8 +308,8 @@ async fn one_that_leaves_lets_those_behind_it_in_at_once() {
 async fn a_slot_that_nobody_took_costs_nothing() {
     let gate = rated(1, 100, RateSettings { rpm: Some(60), tpm: None }, Tasks::new());
     let left = || gate.view().rates[0].left.unwrap();
-    let first = gate.admit(FLOW, gate.arrive(), ANY, soon()).await.unwrap();
-    let mut second = Box::pin(gate.admit(FLOW, gate.arrive(), ANY, soon()));
+    let first = gate.admit(FLOW, place(&gate), ANY, soon()).await.unwrap();
+    let mut second = Box::pin(gate.admit(FLOW, place(&gate), ANY, soon()));
     assert!(futures_pending(&mut second).await);
     let before = left();
     drop(first);

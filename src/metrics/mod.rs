@@ -70,6 +70,8 @@ const OUTCOMES: [&str; 4] = ["accepted", "bounced", "ignored", "overloaded"];
 const DIRECTIONS: [&str; 2] = ["request", "response"];
 /// Labels of `tidegate_tokens_total`.
 const TOKENS: [&str; 3] = ["cached", "input", "output"];
+/// Labels of `tidegate_config_reloads_total`.
+const RELOADS: [&str; 2] = ["accepted", "rejected"];
 /// Sides that hold connections.
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 
@@ -118,6 +120,16 @@ impl Metrics {
         let buffered = IntGauge::new("tidegate_buffered_bytes", "Bytes of request bodies held for replay.")
             .expect("the name is a constant of this file");
         register(&registry, &buffered);
+        let reloads = counter(
+            &registry,
+            "tidegate_config_reloads_total",
+            "Reloads of the configuration, by result.",
+            &["result"],
+        );
+        // There from the start, so that the first one is seen as a change.
+        for result in RELOADS {
+            reloads.with_label_values(&[result]).inc_by(0);
+        }
         Self {
             exchanges: counter(
                 &registry,
@@ -192,12 +204,7 @@ impl Metrics {
                 "Tidegate's own share of the time to the response head: neither waiting nor the upstream.",
                 &account,
             ),
-            reloads: counter(
-                &registry,
-                "tidegate_config_reloads_total",
-                "Reloads of the configuration, by result.",
-                &["result"],
-            ),
+            reloads,
             buffered_bytes: buffered,
             downstream_connections: downstream,
             upstream_connections: upstream,
@@ -234,7 +241,8 @@ impl Metrics {
 
     /// A reload of the configuration ended.
     pub fn reloaded(&self, accepted: bool) {
-        self.reloads.with_label_values(&[if accepted { "accepted" } else { "rejected" }]).inc();
+        let [yes, no] = RELOADS;
+        self.reloads.with_label_values(&[if accepted { yes } else { no }]).inc();
     }
 
     /// The page for Prometheus: all counters, and the gauges as the gates say they are now.
@@ -321,7 +329,7 @@ impl Remaining {
 }
 
 /// The handles of one account.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AccountMetrics {
     exchanges: [IntCounter; End::ALL.len()],
     attempts: [IntCounter; OUTCOMES.len()],

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Uri, header, request};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -18,13 +18,15 @@ use crate::{
         retry::{Backoff, RetrySettings},
     },
     fault::Fault,
-    gate::{AccountKey, Accounts, Gate},
+    gate::{Accounts, Gate, Newcomer},
     provider::{
         demand,
         presets::{ErrorShape, Preset},
     },
     upstream::Connector,
 };
+
+use super::{Client, head};
 
 /// One upstream of a snapshot.
 #[derive(Debug)]
@@ -60,9 +62,12 @@ impl Snapshot {
         self.routes.iter().find(|route| has_prefix(uri.path(), &route.settings.path_prefix)).ok_or(Fault::NoRoute)
     }
 
-    /// The flow a request belongs to. A value nobody chose is one flow too.
+    /// The flow a request belongs to. A value nobody chose is one flow too. `own`: some header is for Tidegate.
     #[must_use]
-    pub fn flow(&self, route: &Route, headers: &HeaderMap) -> FlowId {
+    pub fn flow(&self, route: &Route, headers: &HeaderMap, own: bool) -> FlowId {
+        if !own && head::is_own(route.settings.queue.flow.as_str()) {
+            return FlowId(0);
+        }
         headers.get(&route.settings.queue.flow).map_or(FlowId(0), |value| FlowId(self.flows.hash_one(value.as_bytes())))
     }
 }
@@ -70,7 +75,7 @@ impl Snapshot {
 impl Route {
     /// The gate of the account a request counts against.
     #[must_use]
-    pub fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize) -> Arc<Gate> {
+    pub(super) fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize, client: &Client) -> Arc<Gate> {
         let account = &self.settings.account;
         let credential = match &account.by {
             AccountBy::Credential => credential(head),
@@ -79,19 +84,29 @@ impl Route {
             }
             AccountBy::Upstream => None,
         };
+        let secret = credential.as_deref().unwrap_or_default();
+        if !account.split_by_model
+            && let Some(gate) = client.account.lock().get(&self.accounts, secret)
+        {
+            return gate;
+        }
         let model = if account.split_by_model { demand::model(head.uri.path(), body) } else { None };
-        let secret: [u8; 32] = Sha256::digest(credential.as_deref().unwrap_or_default().as_bytes()).into();
-        let key = match &model {
-            None => AccountKey::new(secret),
-            Some(model) => {
-                AccountKey::new(Sha256::new().chain_update(secret).chain_update(model.as_bytes()).finalize().into())
-            }
+        let newcomer = || {
+            let secret: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+            let label = match (&credential, &model) {
+                (None, None) => "default".to_owned(),
+                (Some(_), None) => label(&secret),
+                (_, Some(model)) => {
+                    label(&Sha256::new().chain_update(secret).chain_update(model.as_bytes()).finalize())
+                }
+            };
+            Newcomer { label, credential: secret, settings: self.gate_settings(&secret) }
         };
-        let label = || match (&credential, &model) {
-            (None, None) => "default".to_owned(),
-            (None, Some(_)) | (Some(_), _) => key.label(),
-        };
-        self.accounts.get(key, secret, label, || self.gate_settings(&secret), accounts_max)
+        let (gate, is_own) = self.accounts.get((secret, &model), newcomer, accounts_max);
+        if is_own && !account.split_by_model {
+            client.account.lock().set(&self.accounts, secret, &gate);
+        }
+        gate
     }
 
     /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.
@@ -113,6 +128,11 @@ impl Route {
             },
         }
     }
+}
+
+/// The first 8 hex digits.
+fn label(sha256: &[u8]) -> String {
+    sha256.iter().take(4).fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
 /// The error shape a client of this path expects.
@@ -137,12 +157,14 @@ pub(super) fn has_prefix(path: &str, prefix: &str) -> bool {
 
 /// What the upstream counts against, as far as a head shows it: the token without its scheme.
 fn credential(head: &request::Parts) -> Option<Cow<'_, str>> {
-    let value = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(authorization) = value(header::AUTHORIZATION.as_str()) {
+    let text = |value| HeaderValue::to_str(value).ok();
+    if let Some(authorization) = head.headers.get(header::AUTHORIZATION).and_then(text) {
         let token = authorization.split_once(' ').map_or(authorization, |(_, token)| token);
         return Some(Cow::Borrowed(token.trim()));
     }
-    ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| value(name)).map(Cow::Borrowed).or_else(|| {
+    let named =
+        ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| head.headers.get(*name).and_then(text));
+    named.map(Cow::Borrowed).or_else(|| {
         let query = head.uri.query()?;
         query.split('&').find_map(|pair| pair.strip_prefix("key=")).map(Cow::Borrowed)
     })
