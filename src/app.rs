@@ -288,7 +288,7 @@ fn worker(
         .name(format!("tidegate-{}", server.index))
         .spawn(move || {
             runtime.block_on(async {
-                if let Err(error) = server.run(listener, handed).await {
+                if let Err(error) = Arc::new(server).run(listener, handed).await {
                     tracing::error!(%error, "an accept loop ended");
                 }
                 ended.cancelled().await;

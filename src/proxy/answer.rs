@@ -59,6 +59,9 @@ pub(super) fn outcome_of(status: StatusCode) -> Outcome {
 /// that is large or streams is.
 #[must_use]
 pub(super) fn may_refuse<B: Body>(response: &Response<B>, signals: &Signals) -> bool {
+    if !SUSPECTS.contains(&response.status()) {
+        return false;
+    }
     let kind = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
     let length = response.body().size_hint().exact();
@@ -237,10 +240,13 @@ async fn up_to(body: &mut Incoming, max: usize, patience: Duration, http1: bool)
     }
 }
 
-/// When the client gives up by itself, as far as its headers tell: the SDKs' own read timeouts, in seconds.
+/// The SDKs' own read timeouts, in seconds.
+pub(super) const PATIENCE: [&str; 3] = ["x-stainless-read-timeout", "x-stainless-timeout", "x-server-timeout"];
+
+/// When the client gives up by itself, as far as its headers tell.
 #[must_use]
 pub(super) fn client_patience(headers: &HeaderMap) -> Option<Duration> {
-    ["x-stainless-read-timeout", "x-stainless-timeout", "x-server-timeout"]
+    PATIENCE
         .iter()
         .filter_map(|name| headers.get(*name)?.to_str().ok()?.trim().parse::<f64>().ok())
         .filter(|seconds| seconds.is_finite() && *seconds > 0.0)

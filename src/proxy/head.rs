@@ -10,21 +10,11 @@ use http_body::Body;
 
 use crate::fault::Fault;
 
-/// Fields of one connection, whether `Connection` names them or not.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 /// Fields that stay although `Connection` names them: without them the message would mean something else.
-const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::AUTHORIZATION];
+static PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::AUTHORIZATION];
 
 /// Fields that mean nothing, or harm, after a body.
-const NO_TRAILERS: [HeaderName; 10] = [
+static NO_TRAILERS: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
@@ -37,25 +27,49 @@ const NO_TRAILERS: [HeaderName; 10] = [
     header::TRAILER,
 ];
 
-/// Fields that carry secrets.
-const SECRETS: [HeaderName; 8] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::PROXY_AUTHORIZATION,
-    header::SET_COOKIE,
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-];
-
 /// Request headers that are for Tidegate.
 const OWN_PREFIX: &str = "x-tidegate-";
+
+/// Makes a request safe to send twice, where the upstream knows it.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+// These are asked of every field of every head, and to match a text costs half of comparing header names.
+
+/// Whether its values are secrets.
+pub(super) fn is_secret(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "cookie"
+            | "proxy-authorization"
+            | "set-cookie"
+            | "api-key"
+            | IDEMPOTENCY_KEY
+            | "x-api-key"
+            | "x-goog-api-key"
+    )
+}
+
+/// Whether it is a field of one connection, whether `Connection` names it or not.
+pub(super) fn belongs_to_connection(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade")
+}
+
+/// Whether it is for Tidegate.
+pub(super) fn is_own(name: &str) -> bool {
+    name.starts_with(OWN_PREFIX)
+}
+
+/// Whether it is for this side alone. `Expect` is answered here: the client is asked for its body when the upstream
+/// takes it.
+pub(super) fn stays_here(name: &str) -> bool {
+    matches!(name, "proxy-authorization" | "expect" | "http2-settings") || is_own(name)
+}
 
 /// Marks the values that are secrets: none of them is ever printed, and HTTP/2 keeps none of them in its tables.
 pub(super) fn hide(headers: &mut HeaderMap) {
     for (name, value) in headers.iter_mut() {
-        if SECRETS.contains(name) {
+        if is_secret(name.as_str()) {
             value.set_sensitive(true);
         }
     }
@@ -94,12 +108,8 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, upgrade: Option<HeaderValue>
     one_length(headers);
     let trailers = listed(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
-    for name in [header::PROXY_AUTHORIZATION, header::EXPECT, HeaderName::from_static("http2-settings")] {
-        // `Expect` is answered here: the client is asked for its body when the upstream takes it.
-        headers.remove(name);
-    }
-    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
-    for name in own {
+    let here: Vec<HeaderName> = headers.keys().filter(|name| stays_here(name.as_str())).cloned().collect();
+    for name in here {
         headers.remove(name);
     }
     if trailers {
@@ -141,7 +151,7 @@ pub(super) fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
 /// hyper leaves it out of HTTP/1.1 by itself, and passes it on in HTTP/2, where it breaks the message.
 pub(super) fn for_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
-    for name in NO_TRAILERS {
+    for name in &NO_TRAILERS {
         trailers.remove(name);
     }
 }
@@ -183,7 +193,12 @@ fn one_framing(headers: &mut HeaderMap) {
 }
 
 /// Equal lengths are one. Those of an HTTP/2 request come as they were sent, which h2 has found to be equal.
-fn one_length(headers: &mut HeaderMap) {
+pub(super) fn one_length(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let is_one = values.next().is_none_or(|length| !length.as_bytes().contains(&b','));
+    if is_one && values.next().is_none() {
+        return;
+    }
     let mut lengths = listed(headers, &header::CONTENT_LENGTH);
     if let (Some(length), Some(another)) = (lengths.next(), lengths.next())
         && another == length
@@ -204,12 +219,21 @@ fn tells_one_length(headers: &HeaderMap) -> bool {
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let there = |headers: &HeaderMap| headers.keys().find(|name| belongs_to_connection(name.as_str())).cloned();
+    let Some(mut name) = there(headers) else { return };
+    // What nearly all say names nothing.
     let named: Vec<HeaderName> = listed(headers, &header::CONNECTION)
+        .filter(|option| !option.eq_ignore_ascii_case(b"keep-alive"))
         .filter_map(|option| HeaderName::try_from(option).ok())
         .filter(|name| !PROTECTED.contains(name))
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &named {
         headers.remove(name);
+    }
+    loop {
+        headers.remove(name);
+        let Some(another) = there(headers) else { return };
+        name = another;
     }
 }
 

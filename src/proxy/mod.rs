@@ -8,6 +8,7 @@ mod record;
 mod relay;
 mod request_body;
 mod route;
+mod seen;
 mod strict;
 mod turn;
 mod upgrade;
@@ -31,7 +32,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
+    clock::{self, Alarm},
     config::Trace,
     control::{
         limit::Outcome,
@@ -39,26 +40,22 @@ use crate::{
         signals::{Attribution, Signals},
     },
     fault::{Fault, Unreached},
-    gate::{Gate, Permit},
+    gate::{Gate, LastAccount, Permit},
     metrics::{End, Metrics},
-    provider::{
-        demand,
-        presets::{ErrorShape, Preset},
-        signals,
-    },
+    provider::{demand, presets::Preset, signals},
     tasks::Tasks,
-    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
+    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Unheard, Want},
 };
 
-pub use crate::upstream::Unheard;
 use answer::Examined;
 use record::Record;
 pub use relay::{Cut, OutBody};
 pub use request_body::BufferBudget;
 use request_body::RequestBody;
 pub use route::{Route, Snapshot};
+use seen::Seen;
 pub use strict::HEADER_COUNT_MAX;
-use turn::Turn;
+use turn::{Start, Turn};
 
 /// What all threads share.
 #[derive(Debug)]
@@ -73,6 +70,16 @@ pub struct Shared {
     pub refuse_waiting: CancellationToken,
     /// Not ready for new work: draining, or not started yet.
     pub draining: AtomicBool,
+}
+
+/// What the exchanges of one client connection share.
+#[derive(Debug, Default)]
+pub struct Client {
+    /// What arrived since something last came to a head or to a piece of a body.
+    pub unheard: Arc<Unheard>,
+    /// For the wait for request bodies. Of exchanges at the same time, one has it.
+    alarm: Mutex<Alarm>,
+    account: Mutex<LastAccount>,
 }
 
 /// One per thread: the shared parts, and this thread's own connections.
@@ -96,14 +103,16 @@ impl Engine {
     /// Answers one request. Never fails: what goes wrong becomes an answer.
     ///
     /// The request is boxed, since a future keeps room for every place a value passes through, and thousands wait.
-    pub async fn handle(self: Arc<Self>, request: Box<Request<Incoming>>) -> Result<Response<OutBody>, Infallible> {
+    pub async fn handle(
+        self: Arc<Self>,
+        request: Box<Request<Incoming>>,
+        client: Arc<Client>,
+    ) -> Result<Response<OutBody>, Infallible> {
         let snapshot = self.shared.snapshot.load_full();
         let mut record = Some(Box::new(Record::new()));
-        let method = request.method().clone();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
         let http1 = request.version() <= http::Version::HTTP_11;
-        let preset = snapshot.route(request.uri()).map_or(Preset::Generic, |route| route.settings.preset);
-        let shape = route::error_shape(request.uri().path(), preset);
-        let fault = match self.exchange(request, &snapshot, &mut record).await {
+        let fault = match self.exchange(request, &client, &snapshot, &mut record).await {
             Ok(mut response) => {
                 if http1 && !self.shared.is_ready() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // While connections are still accepted: a client that keeps this one would find it closed later.
@@ -113,7 +122,8 @@ impl Engine {
             }
             Err(fault) => fault,
         };
-        let response = fault.response(shape, &method, http1);
+        let preset = snapshot.route(&uri).map_or(Preset::Generic, |route| route.settings.preset);
+        let response = fault.response(route::error_shape(uri.path(), preset), &method, http1);
         let Some(mut record) = record else { return Ok(response.map(|data| OutBody::own(data, None))) };
         if record.gate.is_none() {
             self.shared.metrics.fault_without_account(fault.kind());
@@ -147,7 +157,7 @@ impl Engine {
     #[must_use]
     pub fn answer_to_panic(request: &Request<Incoming>) -> AnswerToPanic {
         AnswerToPanic {
-            shape: route::error_shape(request.uri().path(), Preset::Generic),
+            uri: request.uri().clone(),
             to_head: request.method() == Method::HEAD,
             http1: request.version() <= http::Version::HTTP_11,
         }
@@ -157,20 +167,25 @@ impl Engine {
     async fn exchange(
         &self,
         mut request: Box<Request<Incoming>>,
+        client: &Client,
         snapshot: &Snapshot,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<OutBody>, Fault> {
         let Some(noted) = record.as_mut() else { return Err(Fault::BadBody) };
-        head::hide(request.headers_mut());
+        let seen = Seen::of(request.headers());
+        if seen.secret {
+            head::hide(request.headers_mut());
+        }
         strict::request(&request, snapshot.config.limits.header_bytes_max)?;
         let route = Arc::clone(snapshot.route(request.uri())?);
         let settings = &route.settings;
-        let upgrade = head::upgrade_of(&request);
+        let upgrade = if seen.upgrade { head::upgrade_of(&request) } else { None };
         let asked = upgrade.is_some().then(|| hyper::upgrade::on(request.as_mut()));
         let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
         let path = head::path(request.uri(), strip, &route.connector.base_path)?;
         let (mut head, inner) = request.into_parts();
-        let unheard = head.extensions.remove::<Arc<Unheard>>();
+        let unheard =
+            (head.version <= http::Version::HTTP_11 && !inner.is_end_stream()).then(|| Arc::clone(&client.unheard));
         let body_bytes_max = snapshot.config.limits.body_bytes_max.unwrap_or(u64::MAX);
         if inner.size_hint().lower() > body_bytes_max {
             return Err(Fault::LongBody);
@@ -184,18 +199,23 @@ impl Engine {
             snapshot.config.buffers.request_max_bytes,
             &self.shared.buffers,
             settings.deadlines.idle,
+            client,
         )
         .await?;
         noted.waited = clock::now().saturating_duration_since(noted.started);
         noted.request_bytes = body.held().len() as u64;
         noted.upload = body.upload().cloned();
 
-        let gate = route.gate(&head, body.held(), snapshot.config.limits.accounts_max);
+        let gate = route.gate(&head, body.held(), snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));
-        let flow = snapshot.flow(&route, &head.headers);
-        let patience = answer::client_patience(&head.headers);
-        let keyed = head.headers.contains_key("idempotency-key");
-        head::for_upstream(&mut head.headers, upgrade);
+        let flow = snapshot.flow(&route, &head.headers, seen.own);
+        let patience = if seen.patience { answer::client_patience(&head.headers) } else { None };
+        let keyed = seen.idempotency_key;
+        if seen.local {
+            head::for_upstream(&mut head.headers, upgrade);
+        } else {
+            head::one_length(&mut head.headers);
+        }
         let http1 = head.version <= http::Version::HTTP_11;
         if !http1 {
             head::join_cookies(&mut head.headers);
@@ -291,9 +311,9 @@ impl Engine {
 }
 
 /// What the client of an exchange that panicked gets.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct AnswerToPanic {
-    shape: ErrorShape,
+    uri: Uri,
     to_head: bool,
     http1: bool,
 }
@@ -303,7 +323,8 @@ impl AnswerToPanic {
     #[must_use]
     pub fn response(&self) -> Response<OutBody> {
         let method = if self.to_head { Method::HEAD } else { Method::POST };
-        Fault::Internal.response(self.shape, &method, self.http1).map(|data| OutBody::own(data, None))
+        let shape = route::error_shape(self.uri.path(), Preset::Generic);
+        Fault::Internal.response(shape, &method, self.http1).map(|data| OutBody::own(data, None))
     }
 }
 
@@ -335,10 +356,15 @@ impl Story<'_> {
     async fn run(&mut self, body: &mut RequestBody, record: &mut Record) -> Result<Answer, Fault> {
         let pool = self.engine.pool(&self.route.connector);
         loop {
+            let again = record.attempts > 0;
             let began = clock::now();
-            let permit = tokio::select! {
-                permit = self.turn.permit(self.head, body) => permit,
-                () = self.engine.shared.refuse_waiting.cancelled() => Err(Fault::Draining),
+            let permit = match self.turn.at_once() {
+                Ok(Start::Leaves(permit)) => Ok(permit),
+                Ok(Start::Waits(place)) => tokio::select! {
+                    permit = self.turn.permit(self.head, body, place, again) => permit,
+                    () = self.engine.shared.refuse_waiting.cancelled() => Err(Fault::Draining),
+                },
+                Err(fault) => Err(fault),
             };
             let waited = clock::now().saturating_duration_since(began);
             record.queued += waited;
@@ -348,15 +374,17 @@ impl Story<'_> {
             let send = body.next().ok_or(Fault::BadBody)?;
 
             record.attempts += 1;
-            let began = clock::now();
+            let began = clock::read_anew();
             let first_byte_max = self.route.settings.deadlines.first_byte;
-            // Boxed: an exchange that waits, of which there may be thousands, must not reserve room for sending.
-            let sent = Box::pin(pool.send(self.request(send), permit, self.want, first_byte_max)).await;
+            let sent = pool.send(self.request(send), permit, self.want, first_byte_max).await;
             record.upstream += clock::now().saturating_duration_since(began);
             let trouble = match sent {
-                Ok((response, hold)) => match Box::pin(self.heard(response, hold)).await? {
-                    Heard::Final(answer) => return Ok(answer),
-                    Heard::Trouble(trouble) => trouble,
+                Ok((response, mut hold)) => match self.heard(&response, &mut hold)? {
+                    Heard::Good => return Ok(Answer::Good(Box::new((response, hold)))),
+                    Heard::Suspect(failure) => match Box::pin(self.examined(failure, response, hold)).await {
+                        Examination::Passed(examined) => return Ok(Answer::Examined(examined, false)),
+                        Examination::Trouble(trouble) => trouble,
+                    },
                 },
                 Err(failed) => Box::new(self.failed(failed, body)?),
             };
@@ -400,43 +428,46 @@ impl Story<'_> {
     }
 
     /// A response head arrived.
-    async fn heard(&self, response: Response<Incoming>, mut hold: Hold) -> Result<Heard, Fault> {
+    fn heard(&self, response: &Response<Incoming>, hold: &mut Hold) -> Result<Heard, Fault> {
         let status = response.status();
         if let Some(permit) = hold.permit() {
             permit.gate().metrics.first_byte.observe(permit.age().as_secs_f64());
         }
-        if !strict::answer(&response, &self.head.headers) {
+        if !strict::answer(response, &self.head.headers) {
             return Err(Fault::UpstreamProtocol);
         }
-        let preset = self.route.settings.preset;
-        let said = signals::from_head(preset, status, response.headers(), SystemTime::now());
+        let said = signals::from_head(self.route.settings.preset, status, response.headers(), SystemTime::now);
         let failure = answer::failure_of(status, &said);
-        let may_refuse = answer::may_refuse(&response, &said);
-        if failure.is_none() && !may_refuse {
-            if let Some(permit) = hold.permit() {
-                permit.observe(answer::outcome_of(status), Some((status.as_u16(), &said)));
-            }
-            return Ok(Heard::Final(Answer::Good(Box::new((response, hold)))));
+        if failure.is_some() || answer::may_refuse(response, &said) {
+            return Ok(Heard::Suspect(failure));
         }
+        if let Some(permit) = hold.permit() {
+            permit.observe(answer::outcome_of(status), Some((status.as_u16(), &said)));
+        }
+        Ok(Heard::Good)
+    }
+
+    /// Reads the body of an answer that may lead to another attempt. `failure`: what its head says.
+    async fn examined(&self, failure: Option<Failure>, response: Response<Incoming>, hold: Hold) -> Examination {
         let reused = hold.reused();
-        let Some(examined) = Examined::read(failure, preset, response, hold).await else {
-            return Ok(Heard::Trouble(Box::new(Trouble {
+        let Some(examined) = Examined::read(failure, self.route.settings.preset, response, hold).await else {
+            return Examination::Trouble(Box::new(Trouble {
                 failure: Failure::Broken,
                 signals: Signals::default(),
                 reused,
                 cause: Cause::Fault(Fault::UpstreamProtocol),
-            })));
+            }));
         };
         let examined = Box::new(examined);
-        Ok(match examined.failure {
-            None => Heard::Final(Answer::Examined(examined, false)),
-            Some(failure) => Heard::Trouble(Box::new(Trouble {
+        match examined.failure {
+            None => Examination::Passed(examined),
+            Some(failure) => Examination::Trouble(Box::new(Trouble {
                 failure,
                 signals: examined.signals,
                 reused: false,
                 cause: Cause::Answer(examined),
             })),
-        })
+        }
     }
 
     /// No response head arrived.
@@ -501,8 +532,17 @@ impl Story<'_> {
     }
 }
 
+/// What a response head tells.
 enum Heard {
-    Final(Answer),
+    /// The answer is passed on.
+    Good,
+    /// It may lead to another attempt: the failure it is, if its head says so.
+    Suspect(Option<Failure>),
+}
+
+/// What the body of such an answer tells.
+enum Examination {
+    Passed(Box<Examined>),
     Trouble(Box<Trouble>),
 }
 

@@ -17,8 +17,9 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use prometheus::IntGauge;
 
+use super::Client;
 use crate::{
-    clock,
+    clock::{self, Alarm},
     fault::Fault,
     upstream::{BodyError, ClientBody, SendBody, Upload},
 };
@@ -109,6 +110,7 @@ impl RequestBody {
         max_bytes: u64,
         budget: &Arc<BufferBudget>,
         silence_max: Option<Duration>,
+        client: &Client,
     ) -> Result<Self, Fault> {
         if body.is_end_stream() {
             return Ok(Self::buffered(Bytes::new(), None, false, None));
@@ -116,7 +118,10 @@ impl RequestBody {
         let mut share = Share { budget: Arc::clone(budget), bytes: 0 };
         match body.size_hint().exact() {
             Some(length) if length <= max_bytes && share.grow(length) => {
-                Self::announced(body, length, share, silence_max).await
+                let mut alarm = std::mem::take(&mut *client.alarm.lock());
+                let read = Self::announced(body, length, share, silence_max, &mut alarm).await;
+                *client.alarm.lock() = alarm;
+                read
             }
             // Reading it would ask the client for it (100 Continue), long before the upstream takes it.
             Some(_) => Ok(Self::streaming(Bytes::new(), body, silence_max)),
@@ -130,15 +135,14 @@ impl RequestBody {
         length: u64,
         share: Share,
         silence_max: Option<Duration>,
+        alarm: &mut Alarm,
     ) -> Result<Self, Fault> {
         let mut read = Pieces::default();
         let pace = Pace { began: clock::now(), silence_max };
         let mut bytes = 0;
         loop {
             let frame = match pace.next_by(bytes) {
-                Some(by) => {
-                    tokio::time::timeout_at(by.into(), body.frame()).await.map_err(|_| Fault::RequestTimeout)?
-                }
+                Some(by) => alarm.within(by, body.frame()).await.ok_or(Fault::RequestTimeout)?,
                 None => body.frame().await,
             };
             match frame {

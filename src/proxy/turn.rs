@@ -20,6 +20,12 @@ use crate::{
 
 use super::{head, request_body::RequestBody};
 
+/// How an attempt starts.
+pub(super) enum Start {
+    Leaves(Permit),
+    Waits(Place),
+}
+
 /// An exchange's place at the gate.
 pub(super) struct Turn {
     pub(super) gate: Arc<Gate>,
@@ -37,25 +43,36 @@ impl Turn {
         Self { gate, flow, place: None, demand, deadline, wait }
     }
 
-    /// The right to send one attempt, as soon as it may.
-    pub(super) async fn permit(&mut self, head: &mut request::Parts, body: &mut RequestBody) -> Result<Permit, Fault> {
+    /// The right to send the first attempt, if it may leave now. Others have a place, to wait at in
+    /// [`permit`](Self::permit).
+    pub(super) fn at_once(&mut self) -> Result<Start, Fault> {
         quota(self.gate.quota_spent(&self.demand))?;
-        let admitted = match self.place {
-            Some(place) => self.waited(place, true).await?,
-            None => {
-                let place = *self.place.insert(self.gate.arrive());
-                match self.gate.try_admit(&self.demand) {
-                    Some(permit) => Ok(permit),
-                    None => {
-                        head::compact(head);
-                        body.compact();
-                        self.waited(place, false).await?
-                    }
-                }
-            }
-        };
-        let permit = admitted.map_err(|refusal| self.fault(refusal))?;
-        // Meanwhile a quota may have been found spent.
+        if let Some(place) = self.place {
+            return Ok(Start::Waits(place));
+        }
+        let (place, permit) = self.gate.enter(&self.demand);
+        self.place = Some(place);
+        permit.map_or(Ok(Start::Waits(place)), |permit| self.unless_spent(permit).map(Start::Leaves))
+    }
+
+    /// The right to send one attempt, as soon as it may, for one that waits. `again`: it has had one before.
+    pub(super) async fn permit(
+        &self,
+        head: &mut request::Parts,
+        body: &mut RequestBody,
+        place: Place,
+        again: bool,
+    ) -> Result<Permit, Fault> {
+        if !again {
+            head::compact(head);
+            body.compact();
+        }
+        let permit = self.waited(place, again).await?.map_err(|refusal| self.fault(refusal))?;
+        self.unless_spent(permit)
+    }
+
+    /// Meanwhile a quota may have been found spent.
+    fn unless_spent(&self, permit: Permit) -> Result<Permit, Fault> {
         if let Err(fault) = quota(self.gate.quota_blocks(&self.demand)) {
             permit.unused();
             return Err(fault);

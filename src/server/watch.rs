@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
@@ -14,30 +13,37 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{Response, StatusCode, Version, header};
-use http_body::{Body, Frame, SizeHint};
-use hyper::rt::Executor;
-use hyper_util::rt::TokioExecutor;
+use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    clock,
+    clock::{self, Alarm},
     config::Limits,
-    proxy::{Cut, Engine, OutBody, Unheard},
+    proxy::{Client, Engine},
 };
 
 use super::insert::{self, Insert};
+
+/// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
+/// since the first to close must be the client.
+pub(super) const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
+
+/// A connection that is idle for longer than this rests without buffers. Guess: those that are in use come back sooner.
+const REST_AFTER: Duration = Duration::from_millis(50);
 
 /// What clients are connected by.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes closing it a reset, which nobody takes for an end.
     fn reset_when_closed(&self);
+
+    /// The socket.
+    fn tcp(&self) -> &TcpStream;
 }
 
 impl Connection for TcpStream {
@@ -46,11 +52,41 @@ impl Connection for TcpStream {
             tracing::debug!(%error, "a connection that breaks off will look ended");
         }
     }
+
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
 }
 
 impl Connection for TlsStream<TcpStream> {
     fn reset_when_closed(&self) {
         self.get_ref().0.reset_when_closed();
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Where the stream of a connection is left when hyper lets go of it, so that the connection can go on later.
+#[derive(Debug)]
+pub(super) struct Parked<S>(Arc<Mutex<Option<S>>>);
+
+impl<S> Clone for Parked<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S> Default for Parked<S> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<S> Parked<S> {
+    pub(super) fn take(&self) -> Option<S> {
+        self.0.lock().take()
     }
 }
 
@@ -61,6 +97,8 @@ pub(super) struct Watch {
     heads: AtomicUsize,
     /// Exchanges that are not over.
     open: AtomicUsize,
+    /// Nothing is to be done until more arrives.
+    rests: AtomicBool,
     /// The connection became a tunnel.
     tunnel: AtomicBool,
     /// An answer that ends with the connection broke off.
@@ -70,8 +108,7 @@ pub(super) struct Watch {
     /// An HTTP/1.1 answer has ended with trailers that are not sent yet.
     has_trailers: AtomicBool,
     trailers: Mutex<Option<Bytes>>,
-    /// What arrived since something last came to a head or to a piece of a body.
-    pub(super) unheard: Arc<Unheard>,
+    pub(super) client: Arc<Client>,
 }
 
 impl Watch {
@@ -83,13 +120,18 @@ impl Watch {
         }
         self.heads.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.unheard.heard();
+        self.client.unheard.heard();
         Open(Arc::clone(self))
     }
 
     /// A first head has arrived.
     pub(super) fn has_begun(&self) -> bool {
         self.heads.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the connection may rest from here on.
+    pub(super) fn take_rests(&self) -> bool {
+        self.rests.load(Ordering::Relaxed) && self.rests.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the target of the head that has arrived has a fragment, which hyper leaves out of it. Not known of a
@@ -101,7 +143,18 @@ impl Watch {
     /// From here on no byte belongs to HTTP.
     pub(super) fn becomes_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
-        self.unheard.lift();
+        self.client.unheard.lift();
+    }
+
+    /// An HTTP/1.1 answer has ended; these are to follow it.
+    pub(super) fn leave_trailers(&self, trailers: &HeaderMap) {
+        *self.trailers.lock() = (!trailers.is_empty()).then(|| insert::trailers(trailers));
+        self.has_trailers.store(!trailers.is_empty(), Ordering::Relaxed);
+    }
+
+    /// An answer that ends with the connection broke off.
+    pub(super) fn breaks(&self) {
+        self.broke.store(true, Ordering::Relaxed);
     }
 
     fn take_trailers(&self) -> Option<Bytes> {
@@ -121,7 +174,7 @@ impl Watch {
 }
 
 /// An exchange that is not over.
-pub(super) struct Open(Arc<Watch>);
+pub(super) struct Open(pub(super) Arc<Watch>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -129,171 +182,23 @@ impl Drop for Open {
     }
 }
 
-/// How the client's connection tells the end of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// By the last chunk, which trailers may follow.
-    Chunked,
-    /// By its own end (HTTP/1.0).
-    Close,
-    /// By frames (HTTP/2).
-    Frames,
-    /// By a length.
-    Length,
-}
-
-/// An answer, until it is gone.
-pub(super) struct Answer {
-    body: OutBody,
-    open: Option<Open>,
-    ending: Ending,
-    /// It broke, and what came before is given time to leave.
-    broken: Option<Cut>,
-}
-
-impl Answer {
-    /// The answer to a request of this `version`. `to_head`: of method HEAD, so that no body goes down.
-    pub(super) fn new(
-        response: Response<OutBody>,
-        version: Version,
-        to_head: bool,
-        open: Option<Open>,
-    ) -> Response<Self> {
-        let body = response.body();
-        let ending = match version {
-            Version::HTTP_2 => Ending::Frames,
-            _ if to_head || body.is_end_stream() || body.size_hint().exact().is_some() => Ending::Length,
-            Version::HTTP_11 if response.headers().contains_key(header::CONTENT_LENGTH) => Ending::Length,
-            Version::HTTP_11 if [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&response.status()) => {
-                Ending::Length
-            }
-            Version::HTTP_11 => Ending::Chunked,
-            _ => Ending::Close,
-        };
-        response.map(|body| Self { body, open, ending, broken: None })
-    }
-
-    /// HTTP/1: hyper is told that the body has ended, and the trailers go to the connection.
-    fn leave_trailers(&self, frame: Frame<Bytes>) {
-        if let (Ending::Chunked, Some(Open(watch)), Ok(trailers)) = (self.ending, &self.open, frame.into_trailers()) {
-            *watch.trailers.lock() = (!trailers.is_empty()).then(|| insert::trailers(&trailers));
-            watch.has_trailers.store(!trailers.is_empty(), Ordering::Relaxed);
-        }
-    }
-
-    /// On an error hyper drops what it has not written yet, the head as well (1.12, `proto/h1/dispatch.rs`). A client
-    /// would find its connection closed without a byte, take it for a stale one, and might send a POST again. Of a
-    /// body that is not ready it writes what it has.
-    fn breaks<T>(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<T> {
-        self.broken = Some(cut);
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some(cut) = self.broken.take() {
-            if let (Ending::Close, Some(Open(watch))) = (self.ending, &self.open) {
-                watch.broke.store(true, Ordering::Relaxed);
-            }
-            return Poll::Ready(Some(Err(cut)));
-        }
-        let body = &mut self.body;
-        let frame = match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *body).poll_frame(cx))) {
-            Ok(Poll::Ready(Some(Err(cut)))) => self.breaks(cut, cx),
-            Ok(frame) => frame,
-            // Over for this exchange alone: the connection resets the stream, or itself if it has no streams.
-            Err(_) => {
-                let cut = body.panicked();
-                self.breaks(cut, cx)
-            }
-        };
-        if self.ending == Ending::Frames {
-            PIECES.try_with(|pieces| pieces.asked(frame.is_ready())).ok();
-            return frame;
-        }
-        match frame {
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
-                self.leave_trailers(frame);
-                Poll::Ready(None)
-            }
-            frame @ (Poll::Ready(_) | Poll::Pending) => frame,
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.broken.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-tokio::task_local! {
-    static PIECES: Arc<Pieces>;
-}
-
-/// The pieces of an HTTP/2 answer: how many were asked for, and whether the last one asked for was there. If so, the
-/// next is asked for as soon as the client has room.
-#[derive(Default)]
-struct Pieces {
-    asked: AtomicUsize,
-    given: AtomicBool,
-}
-
-impl Pieces {
-    fn asked(&self, given: bool) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.given.store(given, Ordering::Relaxed);
-    }
-}
-
-/// Runs the answers of an HTTP/2 connection, each until its client has taken nothing of it for `send_max`, twice at most.
-/// A stream without a window is no business of the connection's, and hyper waits for it without end.
-#[derive(Clone)]
-pub(super) struct Streams {
-    pub(super) send_max: Duration,
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let max = self.send_max;
-        TokioExecutor::new().execute(async move {
-            let pieces = Arc::<Pieces>::default();
-            let mut stream = std::pin::pin!(PIECES.scope(Arc::clone(&pieces), stream));
-            loop {
-                let before = pieces.asked.load(Ordering::Relaxed);
-                if tokio::time::timeout(max, &mut stream).await.is_ok() {
-                    return;
-                }
-                if pieces.given.load(Ordering::Relaxed) && pieces.asked.load(Ordering::Relaxed) == before {
-                    tracing::debug!("a client takes nothing of an answer");
-                    return;
-                }
-            }
-        });
-    }
-}
-
 /// A client's stream under watch.
 pub(super) struct Watched<S: Connection> {
-    stream: S,
+    /// Always there until it is dropped.
+    stream: Option<S>,
     watch: Arc<Watch>,
     engine: Arc<Engine>,
-    /// HTTP/1.1, where heads and bodies follow each other.
-    http1: bool,
+    /// HTTP/1.1, where heads and bodies follow each other, and where the stream goes while nothing does.
+    http1: Option<Parked<S>>,
     /// Time for a head in total.
     head_max: Duration,
     /// Time in which the client must take something of what is sent.
     send_max: Duration,
     /// A later head that has begun: after how many others, and by when it must be whole.
-    head: Option<(usize, Instant)>,
-    head_timer: Option<Pin<Box<Sleep>>>,
+    head: Option<(usize, std::time::Instant)>,
+    /// After how many heads nothing has come since when.
+    quiet: Option<(usize, std::time::Instant)>,
+    alarm: Alarm,
     /// Runs while the client takes nothing.
     send_timer: Option<Pin<Box<Sleep>>>,
     /// After how many heads everything that was to be said had been sent. What is said now, and no other head has come,
@@ -314,35 +219,46 @@ struct Line {
 }
 
 impl<S: Connection> Watched<S> {
-    pub(super) fn new(stream: S, watch: &Arc<Watch>, engine: &Arc<Engine>, http1: bool, limits: &Limits) -> Self {
+    /// `http1`: it speaks HTTP/1.1, and may rest there.
+    pub(super) fn new(
+        stream: S,
+        watch: &Arc<Watch>,
+        engine: &Arc<Engine>,
+        http1: Option<Parked<S>>,
+        limits: &Limits,
+    ) -> Self {
         let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX);
         Self {
-            stream,
+            stream: Some(stream),
             watch: Arc::clone(watch),
             engine: Arc::clone(engine),
             http1,
             head_max: limits.header_timeout,
             send_max: limits.send_timeout,
             head: None,
-            head_timer: None,
+            quiet: None,
+            alarm: Alarm::default(),
             send_timer: None,
-            said_all_after: Some(0),
+            said_all_after: Some(watch.heads.load(Ordering::Relaxed)),
             line: Line::default(),
             target_bytes_max: head_bytes_max / 2,
             insert: None,
         }
     }
 
+    fn stream(&mut self) -> io::Result<Pin<&mut S>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     /// `piece` arrived.
     fn arrived(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.watch.unheard.count(piece.len())?;
+        self.watch.client.unheard.count(piece.len())?;
         let heads = self.watch.heads.load(Ordering::Relaxed);
         if self.watch.is_idle() {
             self.line_arrived(heads, piece);
         }
         if !piece.is_empty() && self.watch.expects_head() && self.head.is_none_or(|(after, _)| after != heads) {
-            self.head = Some((heads, (clock::now() + self.head_max).into()));
-            self.head_timer = None;
+            self.head = Some((heads, clock::now() + self.head_max));
         }
         Ok(())
     }
@@ -365,15 +281,26 @@ impl<S: Connection> Watched<S> {
     }
 
     /// Nothing arrived.
-    fn poll_head_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let heads = self.watch.heads.load(Ordering::Relaxed);
-        let Some((_, by)) = self.head.filter(|(after, _)| *after == heads && self.watch.expects_head()) else {
-            self.head_timer = None;
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.watch.expects_head() {
             return Poll::Pending;
-        };
-        let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request head took too long")))
+        }
+        let heads = self.watch.heads.load(Ordering::Relaxed);
+        if let Some((_, by)) = self.head.filter(|(after, _)| *after == heads) {
+            ready!(self.alarm.poll_by(by, cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request head took too long")));
+        }
+        let quiet = self.quiet.filter(|(after, _)| *after == heads);
+        let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
+        let is_quiet = self.alarm.poll_by(since + REST_AFTER, cx).is_ready();
+        // What hyper has not written yet goes first; it reads again after that.
+        if is_quiet && self.said_all_after == Some(heads) {
+            self.watch.rests.store(true, Ordering::Relaxed);
+        } else if is_quiet {
+            ready!(self.alarm.poll_by(since + KEEP_ALIVE_MAX, cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a client takes nothing")));
+        }
+        Poll::Pending
     }
 
     /// Gives `sent` on; in its place an error, if nothing could be sent for too long.
@@ -390,7 +317,7 @@ impl<S: Connection> Watched<S> {
 
     /// Whether what hyper writes now is not simply passed on.
     fn may_insert(&self) -> bool {
-        self.http1
+        self.http1.is_some()
             && (self.insert.is_some() || self.watch.has_trailers.load(Ordering::Relaxed) || self.answers_no_request())
     }
 
@@ -422,9 +349,10 @@ impl<S: Connection> Watched<S> {
     }
 
     fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(insert) = &mut self.insert else { return Poll::Ready(Ok(0)) };
+        let (Some(insert), Some(stream)) = (&mut self.insert, &mut self.stream) else { return Poll::Ready(Ok(0)) };
+        let mut stream = Pin::new(stream);
         while !insert.bytes.is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &insert.bytes)) {
+            match ready!(stream.as_mut().poll_write(cx, &insert.bytes)) {
                 Ok(sent @ 1..) => insert.bytes.advance(sent),
                 stopped => return Poll::Ready(stopped),
             }
@@ -436,7 +364,7 @@ impl<S: Connection> Watched<S> {
 
     fn poll_place(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.place(bytes) {
-            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            Some(bytes) => self.stream()?.poll_write(cx, bytes),
             None => self.poll_insert(cx),
         }
     }
@@ -444,8 +372,11 @@ impl<S: Connection> Watched<S> {
 
 impl<S: Connection> Drop for Watched<S> {
     fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
         if self.watch.broke.load(Ordering::Relaxed) {
-            self.stream.reset_when_closed();
+            stream.reset_when_closed();
+        } else if let Some(parked) = &self.http1 {
+            *parked.0.lock() = Some(stream);
         }
     }
 }
@@ -454,12 +385,12 @@ impl<S: Connection> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let read = this.stream()?.poll_read(cx, buf);
         match read {
-            _ if !this.http1 => read,
+            _ if this.http1.is_none() => read,
             Poll::Ready(Ok(())) => Poll::Ready(this.arrived(buf.filled().get(before..).unwrap_or_default())),
             Poll::Ready(Err(_)) => read,
-            Poll::Pending => this.poll_head_timer(cx),
+            Poll::Pending => this.poll_patience(cx),
         }
     }
 }
@@ -467,8 +398,7 @@ impl<S: Connection> AsyncRead for Watched<S> {
 impl<S: Connection> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let sent =
-            if this.may_insert() { this.poll_place(cx, buf) } else { Pin::new(&mut this.stream).poll_write(cx, buf) };
+        let sent = if this.may_insert() { this.poll_place(cx, buf) } else { this.stream()?.poll_write(cx, buf) };
         this.poll_send_timer(cx, sent)
     }
 
@@ -482,25 +412,25 @@ impl<S: Connection> AsyncWrite for Watched<S> {
             // One after the other: what matters is the last one alone.
             let mut parts = bufs.iter().filter(|part| !part.is_empty());
             match (parts.next(), parts.next()) {
-                (Some(first), Some(_)) if this.insert.is_none() => Pin::new(&mut this.stream).poll_write(cx, first),
+                (Some(first), Some(_)) if this.insert.is_none() => this.stream()?.poll_write(cx, first),
                 (first, _) => this.poll_place(cx, first.map_or(&[], |first| first)),
             }
         } else {
-            Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+            this.stream()?.poll_write_vectored(cx, bufs)
         };
         this.poll_send_timer(cx, sent)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS may still have something to write; a plain stream never has.
         let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        let flushed = this.stream()?.poll_flush(cx);
         // hyper flushes when it has nothing left to write.
-        if this.http1 && flushed.is_ready() {
+        if this.http1.is_some() && flushed.is_ready() {
             let heads = this.watch.heads.load(Ordering::Relaxed);
             this.said_all_after = this.watch.is_idle().then_some(heads);
         }
@@ -508,6 +438,6 @@ impl<S: Connection> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        self.get_mut().stream()?.poll_shutdown(cx)
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::gate::Permit;
+use crate::{clock::Alarm, gate::Permit};
 
 use super::{SendBody, Upload, connect::Stream, pool::Pool};
 
@@ -62,6 +62,8 @@ pub(super) struct Http1 {
     /// Tells the connection's task that the attempt was abandoned; its slot travels along.
     pub(super) abandon: oneshot::Sender<Option<Permit>>,
     pub(super) unheard: Arc<Unheard>,
+    /// For the wait for response heads.
+    pub(super) alarm: Alarm,
     pub(super) opened: Instant,
     pub(super) idle_since: Instant,
 }

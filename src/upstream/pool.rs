@@ -14,13 +14,20 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
-    client::conn::{http1, http2},
+    client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{clock, control::limit::Outcome, fault::Unreached, gate::Permit, metrics::Metrics, tasks::Tasks};
+use crate::{
+    clock::{self, Alarm},
+    control::limit::Outcome,
+    fault::Unreached,
+    gate::Permit,
+    metrics::Metrics,
+    tasks::Tasks,
+};
 
 use super::{
     Ages, Connector, SendBody, Upload,
@@ -94,6 +101,9 @@ pub enum Failed {
     },
 }
 
+/// Waits for the response head of an attempt that was sent.
+pub(super) type Sending = Pin<Box<dyn Future<Output = Result<(Response<Incoming>, Hold), Failed>> + Send>>;
+
 /// The connections of one thread to one upstream.
 pub struct Pool {
     pub(super) connector: Arc<Connector>,
@@ -147,79 +157,68 @@ impl Pool {
         &self.connector
     }
 
-    /// Sends one attempt and waits for its response head. Kept connections that turn out to be closed before anything
-    /// was written are passed over unseen. Dropping the future abandons the attempt.
-    pub async fn send(
+    /// Sends one attempt; the future waits for its response head. Kept connections that turn out to be closed before
+    /// anything was written are passed over unseen. Dropping the future abandons the attempt.
+    ///
+    /// Not an async function: what is sent at once needs no place in what waits for the answer.
+    pub fn send(
         self: &Arc<Self>,
-        mut request: Request<SendBody>,
-        mut permit: Permit,
+        request: Request<SendBody>,
+        permit: Permit,
+        want: Want,
+        first_byte_max: Option<Duration>,
+    ) -> Sending {
+        let Some(conn) = self.ready_now(want) else {
+            return Box::pin(Arc::clone(self).send_somewhere(request, permit, want, first_byte_max));
+        };
+        self.send_on(conn, true, request, permit, want, first_byte_max)
+    }
+
+    /// On a kept connection if there is one. Each turn uses one up, and at last a fresh one is opened.
+    async fn send_somewhere(
+        self: Arc<Self>,
+        request: Request<SendBody>,
+        permit: Permit,
         want: Want,
         first_byte_max: Option<Duration>,
     ) -> Result<(Response<Incoming>, Hold), Failed> {
-        let upload = match request.body() {
-            SendBody::Buffered { .. } => None,
-            SendBody::Streaming { upload, .. } => Some(Arc::clone(upload)),
-        };
-        // Each turn uses up a kept connection, and at last opens a fresh one.
-        loop {
-            let (conn, reused) = match self.check_out(want, &permit).await {
-                Ok(found) => found,
-                Err(why) => {
-                    let request = Box::new(request);
-                    return Err(Failed::Unsent { request, permit: Some(permit), why });
-                }
-            };
-            permit.sending();
-            match self.send_on(conn, reused, request, permit, upload.clone(), first_byte_max).await {
-                // A fresh one that closes at once says something about the upstream; a kept one does not.
-                Err(Failed::Unsent { request: unsent, permit: Some(held), why: Unreached::Closed }) if reused => {
-                    (request, permit) = (*unsent, held);
-                }
-                end => return end,
+        match self.check_out(want, &permit).await {
+            Ok((conn, reused)) => self.send_on(conn, reused, request, permit, want, first_byte_max).await,
+            Err(why) => {
+                let request = Box::new(request);
+                Err(Failed::Unsent { request, permit: Some(permit), why })
             }
         }
     }
 
-    async fn send_on(
+    fn send_on(
         self: &Arc<Self>,
         conn: Conn,
         reused: bool,
-        request: Request<SendBody>,
-        permit: Permit,
-        upload: Option<Arc<Upload>>,
+        mut request: Request<SendBody>,
+        mut permit: Permit,
+        want: Want,
         first_byte_max: Option<Duration>,
-    ) -> Result<(Response<Incoming>, Hold), Failed> {
-        let mut hold =
-            Hold { pool: Arc::clone(self), conn: Some(conn), permit: Some(permit), upload: upload.clone(), reused };
-        let timer = Timer { max: first_byte_max, upload };
-        hold.heard();
-        let answer = match &mut hold.conn {
-            Some(Conn::Http1(conn)) => timer.run(conn.sender.try_send_request(self.for_http1(request))).await,
-            Some(Conn::Http2(conn)) => timer.run(conn.sender.try_send_request(self.for_http2(request))).await,
-            None => return Err(Failed::Unprocessed { permit: hold.failed() }),
+    ) -> Sending {
+        permit.sending();
+        let upload = match request.body() {
+            SendBody::Buffered { .. } => None,
+            SendBody::Streaming { upload, .. } => Some(Arc::clone(upload)),
         };
-        let mut failure = match answer {
-            Ok(Ok(response)) => {
-                hold.heard();
-                return Ok((response, hold));
+        let hold = |conn| Hold { pool: Arc::clone(self), conn: Some(conn), permit: Some(permit), upload, reused };
+        match conn {
+            Conn::Http1(mut conn) => {
+                conn.unheard.heard();
+                self.for_http1(&mut request);
+                let (answer, alarm) = (conn.sender.try_send_request(request), std::mem::take(&mut conn.alarm));
+                Box::pin(hold(Conn::Http1(conn)).answered(answer, alarm, want, first_byte_max))
             }
-            Ok(Err(failure)) => failure,
-            Err(after) => {
-                let by_client = hold.upload.as_ref().is_some_and(|upload| upload.fell_silent());
-                if let Some(permit) = hold.permit().filter(|_| !by_client) {
-                    permit.observe(Outcome::Overloaded, None);
-                }
-                return Err(Failed::Silent { after });
+            Conn::Http2(mut conn) => {
+                self.for_http2(&mut request);
+                let answer = conn.sender.try_send_request(request);
+                Box::pin(hold(Conn::Http2(conn)).answered(answer, Alarm::default(), want, first_byte_max))
             }
-        };
-        let unsent = failure.take_message();
-        let error = failure.into_error();
-        let permit = hold.failed();
-        Err(match unsent {
-            Some(request) => Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed },
-            None if unprocessed(&error) => Failed::Unprocessed { permit },
-            None => Failed::Sent { permit, reused, error },
-        })
+        }
     }
 
     /// A connection that can take a request now: a kept one (then the flag is set), or a fresh one.
@@ -236,6 +235,19 @@ impl Pool {
             Some(conn) => Ok((conn, true)),
             None => self.dial(want, permit).await.map(|conn| (conn, false)),
         }
+    }
+
+    /// A kept connection, if there is one that can take a request at once.
+    fn ready_now(&self, want: Want) -> Option<Conn> {
+        let now = clock::now();
+        if want == Want::Any
+            && !self.only_http1.load(Ordering::Relaxed)
+            && let Some(conn) = self.shared(now)
+        {
+            return Some(Conn::Http2(conn));
+        }
+        let is_ready = |conn: &mut Http1| conn.is_of_use(now, self.connector.ways.ages) && conn.sender.is_ready();
+        self.idle.lock().pop_if(is_ready).map(Conn::Http1)
     }
 
     async fn kept(&self, want: Want) -> Option<Conn> {
@@ -297,7 +309,7 @@ impl Pool {
         let conn = Box::pin(conn.with_upgrades());
         self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
         let now = clock::now();
-        Ok(Conn::Http1(Http1 { sender, abandon, unheard, opened: now, idle_since: now }))
+        Ok(Conn::Http1(Http1 { sender, abandon, unheard, alarm: Alarm::default(), opened: now, idle_since: now }))
     }
 
     async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
@@ -366,7 +378,7 @@ impl Pool {
     }
 
     /// Origin form, with `Host`.
-    fn for_http1(&self, mut request: Request<SendBody>) -> Request<SendBody> {
+    fn for_http1(&self, request: &mut Request<SendBody>) {
         if request.uri().scheme().is_some() {
             let path = request.uri().path_and_query().cloned();
             *request.uri_mut() = path.map(http::Uri::from).unwrap_or_default();
@@ -380,11 +392,10 @@ impl Pool {
         if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
             request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        request
     }
 
     /// Pseudo-headers instead of `Host`.
-    fn for_http2(&self, mut request: Request<SendBody>) -> Request<SendBody> {
+    fn for_http2(&self, request: &mut Request<SendBody>) {
         let mut parts = http::uri::Parts::default();
         parts.scheme.clone_from(&self.connector.origin.scheme);
         parts.authority.clone_from(&self.connector.origin.authority);
@@ -394,7 +405,6 @@ impl Pool {
         }
         request.headers_mut().remove(http::header::HOST);
         *request.version_mut() = http::Version::HTTP_2;
-        request
     }
 }
 
@@ -420,6 +430,51 @@ impl Http2 {
     }
 }
 
+impl Hold {
+    /// Waits for the response head of what was sent.
+    async fn answered(
+        mut self,
+        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<SendBody>>>>,
+        mut alarm: Alarm,
+        want: Want,
+        first_byte_max: Option<Duration>,
+    ) -> Result<(Response<Incoming>, Self), Failed> {
+        let timer = Timer { max: first_byte_max, upload: self.upload.clone() };
+        let answer = timer.run(&mut alarm, answer).await;
+        if let Some(Conn::Http1(conn)) = &mut self.conn {
+            conn.alarm = alarm;
+        }
+        let mut failure = match answer {
+            Ok(Ok(response)) => {
+                self.heard();
+                return Ok((response, self));
+            }
+            Ok(Err(failure)) => failure,
+            Err(after) => {
+                let by_client = self.upload.as_ref().is_some_and(|upload| upload.fell_silent());
+                if let Some(permit) = self.permit().filter(|_| !by_client) {
+                    permit.observe(Outcome::Overloaded, None);
+                }
+                return Err(Failed::Silent { after });
+            }
+        };
+        let unsent = failure.take_message();
+        let error = failure.into_error();
+        let (pool, reused) = (Arc::clone(&self.pool), self.reused);
+        match (unsent, self.failed()) {
+            // A fresh one that closes at once says something about the upstream; a kept one does not.
+            (Some(request), Some(permit)) if reused => {
+                Box::pin(pool.send_somewhere(request, permit, want, first_byte_max)).await
+            }
+            (Some(request), permit) => {
+                Err(Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed })
+            }
+            (None, permit) if unprocessed(&error) => Err(Failed::Unprocessed { permit }),
+            (None, permit) => Err(Failed::Sent { permit, reused, error }),
+        }
+    }
+}
+
 /// The wait for a response head, counted from the last byte of the request.
 struct Timer {
     max: Option<Duration>,
@@ -428,7 +483,7 @@ struct Timer {
 
 impl Timer {
     /// `Err`: the time that passed in vain.
-    async fn run<F: Future>(&self, answer: F) -> Result<F::Output, Duration> {
+    async fn run<F: Future>(&self, alarm: &mut Alarm, answer: F) -> Result<F::Output, Duration> {
         let began = clock::now();
         let mut answer = std::pin::pin!(answer);
         loop {
@@ -451,7 +506,7 @@ impl Timer {
             // Whoever is not waited for now may be, right after.
             let look = self.upload.as_ref().and_then(|upload| upload.silence_max()).map(|max| now + max);
             let Some(by) = silent_by.or(look).into_iter().chain(answer_by).min() else { return Ok(answer.await) };
-            if let Ok(answer) = tokio::time::timeout_at(by.into(), &mut answer).await {
+            if let Some(answer) = alarm.within(by, &mut answer).await {
                 return Ok(answer);
             }
         }
