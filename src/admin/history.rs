@@ -181,8 +181,10 @@ impl History {
         }
         let from = std::mem::replace(&mut account.limit, view.limit);
         let mut events = Vec::new();
-        if let Some((_, reason)) = most(&new.limit_changes, ChangeReason::ALL).filter(|_| from != view.limit) {
-            events.push(What::Limit { from, to: view.limit, reason, moves: 1 });
+        if let Some((_, reason)) = most(&new.limit_changes, ChangeReason::ALL) {
+            // It may have come back within a look.
+            let moves = u32::try_from(new.limit_changes.iter().sum::<u64>()).unwrap_or(u32::MAX);
+            events.push(What::Limit { from, to: view.limit, reason, moves });
         }
         if let Some((_, reason)) = most(&new.pauses, PauseReason::ALL) {
             events.push(What::Pause { reason, left: view.paused.map(|(left, _)| left) });
@@ -346,8 +348,8 @@ impl What {
     fn go_on(&mut self, next: Self) {
         match (self, next) {
             (Self::Fault { count, .. }, Self::Fault { count: more, .. }) => *count += more,
-            (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, .. }) => {
-                (*to, *reason, *moves) = (now, why, moves.saturating_add(1));
+            (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, moves: more, .. }) => {
+                (*to, *reason, *moves) = (now, why, moves.saturating_add(more));
             }
             (this, next) => *this = next,
         }
@@ -364,7 +366,7 @@ impl What {
     fn says(&self) -> String {
         match self {
             Self::Fault { kind, count } => format!("{count} answered by Tidegate itself: {}", kind.label()),
-            Self::Limit { from, to, moves, .. } if from == to => format!("limit moved {moves} times, back at {to}"),
+            Self::Limit { from, to, moves, .. } if from == to => format!("limit moved, back at {to} (moves: {moves})"),
             Self::Limit { from, to, moves: 2.., .. } => format!("limit from {from} to {to}, step by step"),
             Self::Limit { from, to, reason, .. } => format!("limit from {from} to {to} ({})", reason.label()),
             Self::Pause { reason, left: Some(left) } => {
@@ -461,6 +463,9 @@ mod tests {
             totals.limit_changes[1] += 1;
             look(&mut history, "a", &view(0, limit), totals);
         }
+        // There and back between two looks.
+        look(&mut history, "b", &view(0, 10), Totals::default());
+        look(&mut history, "b", &view(0, 10), Totals { limit_changes: [0, 1, 0, 1, 0], ..Totals::default() });
         for _ in 0..3 {
             totals.faults[12] += 2;
             look(&mut history, "a", &view(0, 13), totals);
@@ -477,6 +482,7 @@ mod tests {
             [
                 "paused for 20 s (retry_after)",
                 "6 answered by Tidegate itself: queue_full",
+                "limit moved, back at 10 (moves: 2)",
                 "limit from 10 to 13, step by step"
             ]
         );
