@@ -82,6 +82,10 @@ fuzz_target!(|data: &[u8]| {
             let page: serde_json::Value = serde_json::from_slice(&body).expect("it is JSON");
             assert_eq!(page["accounts"].as_array().map(Vec::len), Some(1), "{page}");
         }
+        ("/history", StatusCode::OK) => {
+            let page: serde_json::Value = serde_json::from_slice(&body).expect("it is JSON");
+            assert_eq!(page["points"].as_array().map(Vec::len), Some(0), "{page}");
+        }
         ("/metrics", StatusCode::OK) => assert!(body.starts_with(b"# HELP") && body.ends_with(b"\n")),
         _ => {}
     }
