@@ -29,6 +29,7 @@ mod peers;
 mod rates;
 mod raw;
 mod reference;
+mod rest;
 mod reload;
 mod retries;
 mod schema;
