@@ -74,7 +74,7 @@ impl Record {
     /// The response head goes down now: what is left of the time so far is Tidegate's own share.
     pub fn head_goes_down(&self) {
         if let Some(gate) = &self.gate {
-            let so_far = clock::now().saturating_duration_since(self.started);
+            let so_far = clock::read_anew().saturating_duration_since(self.started);
             gate.metrics.overhead.observe(so_far.saturating_sub(self.waited + self.upstream).as_secs_f64());
         }
     }

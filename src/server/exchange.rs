@@ -9,7 +9,10 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::{body::Incoming, service::Service};
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
 
 use crate::proxy::{AnswerToPanic, Engine, OutBody};
 
@@ -36,7 +39,7 @@ impl Service<Request<Incoming>> for Exchanges {
     type Future = Exchange;
 
     fn call(&self, request: Request<Incoming>) -> Exchange {
-        let open = self.watch.begin();
+        let open = self.watch.begin(request.body().size_hint().exact());
         let mut request = Box::new(request);
         if self.watch.take_fragment() {
             // No more than any other target that is not a path, now that nobody can tell what it was.

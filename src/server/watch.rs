@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,6 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
+use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,6 +37,9 @@ pub(super) const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
 
 /// A connection that is idle for longer than this rests without buffers. Guess: those that are in use come back sooner.
 const REST_AFTER: Duration = Duration::from_millis(50);
+
+/// What a head ends with. Of one that ends otherwise, or in another piece than it began, nothing is concluded.
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// What clients are connected by.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -90,11 +94,16 @@ impl<S> Parked<S> {
     }
 }
 
+/// The length of a body that did not tell it.
+const UNTOLD: u64 = u64::MAX;
+
 /// What a connection's stream and its exchanges know of each other.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     /// Heads that arrived whole.
     heads: AtomicUsize,
+    /// Bytes of the body of the last of them; [`UNTOLD`] if it did not tell.
+    body: AtomicU64,
     /// Exchanges that are not over.
     open: AtomicUsize,
     /// Nothing is to be done until more arrives.
@@ -112,8 +121,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A head has arrived.
-    pub(super) fn begin(self: &Arc<Self>) -> Open {
+    /// A head has arrived, of a request with a body of so many bytes.
+    pub(super) fn begin(self: &Arc<Self>, body: Option<u64>) -> Open {
+        self.body.store(body.unwrap_or(UNTOLD), Ordering::Relaxed);
         if self.has_trailers.load(Ordering::Relaxed) {
             // Another answer may follow before they are sent, and where they belong could not be told any more.
             drop(self.take_trailers());
@@ -205,6 +215,8 @@ pub(super) struct Watched<S: Connection> {
     /// answers none.
     said_all_after: Option<usize>,
     line: Line,
+    /// After how many heads a head came, and how many bytes after its end; `None`: where it ends is not known.
+    followed: (usize, Option<u64>),
     target_bytes_max: usize,
     insert: Option<Box<Insert>>,
 }
@@ -241,6 +253,7 @@ impl<S: Connection> Watched<S> {
             send_timer: None,
             said_all_after: Some(watch.heads.load(Ordering::Relaxed)),
             line: Line::default(),
+            followed: (0, None),
             target_bytes_max: head_bytes_max / 2,
             insert: None,
         }
@@ -255,7 +268,12 @@ impl<S: Connection> Watched<S> {
         self.watch.client.unheard.count(piece.len())?;
         let heads = self.watch.heads.load(Ordering::Relaxed);
         if self.watch.is_idle() {
+            let is_first = self.followed.0 != heads || heads == 0 && self.line.bytes == 0;
+            let end = memmem::find(piece, HEAD_END).filter(|_| is_first);
+            self.followed = (heads, end.map(|end| (piece.len() - end - HEAD_END.len()) as u64));
             self.line_arrived(heads, piece);
+        } else if let Some(followed) = &mut self.followed.1 {
+            *followed = followed.saturating_add(piece.len() as u64);
         }
         if !piece.is_empty() && self.watch.expects_head() && self.head.is_none_or(|(after, _)| after != heads) {
             self.head = Some((heads, clock::now() + self.head_max));
@@ -280,6 +298,12 @@ impl<S: Connection> Watched<S> {
         self.line.bytes += end.unwrap_or(piece.len());
     }
 
+    /// Whether everything that arrived belonged to the last request: what came of another, hyper holds.
+    fn holds_nothing(&self, heads: usize) -> bool {
+        let (after, followed) = self.followed;
+        after + 1 == heads && followed.is_some_and(|bytes| bytes == self.watch.body.load(Ordering::Relaxed))
+    }
+
     /// Nothing arrived.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.watch.expects_head() {
@@ -294,7 +318,7 @@ impl<S: Connection> Watched<S> {
         let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
         let is_quiet = self.alarm.poll_by(since + REST_AFTER, cx).is_ready();
         // What hyper has not written yet goes first; it reads again after that.
-        if is_quiet && self.said_all_after == Some(heads) {
+        if is_quiet && self.said_all_after == Some(heads) && self.holds_nothing(heads) {
             self.watch.rests.store(true, Ordering::Relaxed);
         } else if is_quiet {
             ready!(self.alarm.poll_by(since + KEEP_ALIVE_MAX, cx));

@@ -49,15 +49,52 @@ async fn a_connection_that_rested_is_used_again() {
 }
 
 #[tokio::test]
+async fn the_beginning_of_another_request_is_not_lost() {
+    let upstream = Upstream::start(|_| Reply::ok("good")).await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let post = "POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\nbody";
+    let chunked = "POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+    for first in [GET, post, chunked] {
+        for cut in [1, 10, GET.len() - 1] {
+            let mut client = proxy.client().await;
+            client.send(format!("{first}{}", &GET[..cut])).await;
+            answered(&mut client.stream, 1).await;
+            tokio::time::sleep(MOMENT).await;
+            client.send(&GET[cut..]).await;
+            answered(&mut client.stream, 1).await;
+            used_again(&mut client.stream).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn so_is_one_with_tls() {
     let issuer = Issuer::new();
     let upstream = Upstream::start(|_| Reply::ok("good")).await;
     let own = issuer.identity("localhost");
     let proxy = Proxy::configured(&upstream.url(), |config| {
-        config.tls = Some(tidegate::config::ListenTls { cert: own.cert.clone(), key: own.key.clone(), client_ca: None });
+        config.tls =
+            Some(tidegate::config::ListenTls { cert: own.cert.clone(), key: own.key.clone(), client_ca: None });
     });
     used_again(&mut issuer.connect(proxy.addr, &["http/1.1"], None).await.unwrap()).await;
     assert_eq!(upstream.count(), 10);
+}
+
+#[tokio::test]
+async fn nor_is_what_comes_while_an_answer_is_under_way() {
+    let upstream = Upstream::start(|_| Reply::ok("good").held()).await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    let mut client = proxy.client().await;
+    client.send(GET).await;
+    crate::support::wait_until("it is at the upstream", || upstream.count() == 1).await;
+    client.send(&GET[..9]).await;
+    tokio::time::sleep(MOMENT).await;
+    upstream.release(1);
+    answered(&mut client.stream, 1).await;
+    tokio::time::sleep(MOMENT).await;
+    client.send(&GET[9..]).await;
+    upstream.release(1);
+    answered(&mut client.stream, 1).await;
 }
 
 #[tokio::test]
