@@ -1,6 +1,7 @@
 //! The life of an exchange, top to bottom.
 
 mod answer;
+mod client;
 #[cfg(fuzzing)]
 pub mod door;
 mod head;
@@ -32,7 +33,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::{self, Alarm},
+    clock,
     config::Trace,
     control::{
         limit::Outcome,
@@ -40,14 +41,15 @@ use crate::{
         signals::{Attribution, Signals},
     },
     fault::{Fault, Unreached},
-    gate::{Gate, LastAccount, Permit},
+    gate::{Gate, Permit},
     metrics::{End, Metrics},
     provider::{demand, presets::Preset, signals},
     tasks::Tasks,
-    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Unheard, Want},
+    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
 };
 
 use answer::Examined;
+pub use client::{AnswerToPanic, Client};
 use record::Record;
 pub use relay::{Cut, OutBody};
 pub use request_body::BufferBudget;
@@ -70,16 +72,6 @@ pub struct Shared {
     pub refuse_waiting: CancellationToken,
     /// Not ready for new work: draining, or not started yet.
     pub draining: AtomicBool,
-}
-
-/// What the exchanges of one client connection share.
-#[derive(Debug, Default)]
-pub struct Client {
-    /// What arrived since something last came to a head or to a piece of a body.
-    pub unheard: Arc<Unheard>,
-    /// For the wait for request bodies. Of exchanges at the same time, one has it.
-    alarm: Mutex<Alarm>,
-    account: Mutex<LastAccount>,
 }
 
 /// One per thread: the shared parts, and this thread's own connections.
@@ -151,16 +143,6 @@ impl Engine {
         let snapshot = self.shared.snapshot.load();
         let preset = snapshot.routes.first().map_or(Preset::Generic, |route| route.settings.preset);
         fault.response(preset.error_shape(), &Method::GET, true)
-    }
-
-    /// What the client gets if [`handle`](Self::handle) panics.
-    #[must_use]
-    pub fn answer_to_panic(request: &Request<Incoming>) -> AnswerToPanic {
-        AnswerToPanic {
-            uri: request.uri().clone(),
-            to_head: request.method() == Method::HEAD,
-            http1: request.version() <= http::Version::HTTP_11,
-        }
     }
 
     /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`].
@@ -307,24 +289,6 @@ impl Engine {
         let pool = Pool::new(Arc::clone(connector), Arc::clone(&self.shared.metrics), self.background.clone());
         pools.push(Arc::clone(&pool));
         pool
-    }
-}
-
-/// What the client of an exchange that panicked gets.
-#[derive(Debug, Clone)]
-pub struct AnswerToPanic {
-    uri: Uri,
-    to_head: bool,
-    http1: bool,
-}
-
-impl AnswerToPanic {
-    /// The answer.
-    #[must_use]
-    pub fn response(&self) -> Response<OutBody> {
-        let method = if self.to_head { Method::HEAD } else { Method::POST };
-        let shape = route::error_shape(self.uri.path(), Preset::Generic);
-        Fault::Internal.response(shape, &method, self.http1).map(|data| OutBody::own(data, None))
     }
 }
 

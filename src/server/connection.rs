@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -93,7 +93,8 @@ impl Server {
         parked: &Parked<S>,
     ) -> http1::UpgradeableConnection<TokioIo<Watched<S>>, Exchanges> {
         let head_bytes_max = self.head_bytes_max();
-        let stream = Watched::new(stream, watch, &self.engine, Some(parked.clone()), &self.acceptors.limits);
+        let stream =
+            Watched::new(stream, watch, &self.engine, Some(parked.clone()), &self.acceptors.limits, self.others());
         http1::Builder::new()
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -108,7 +109,7 @@ impl Server {
 
     async fn serve_http2<S: Connection>(&self, stream: S, first_head_by: Instant) {
         let watch = Arc::<Watch>::default();
-        let stream = Watched::new(stream, &watch, &self.engine, None, &self.acceptors.limits);
+        let stream = Watched::new(stream, &watch, &self.engine, None, &self.acceptors.limits, self.others());
         let conn = pin!(
             http2::Builder::new(Streams { send_max: self.acceptors.limits.send_timeout })
                 .timer(TokioTimer::new())
@@ -127,6 +128,10 @@ impl Server {
                 .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &watch))
         );
         self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
+    }
+
+    fn others(&self) -> usize {
+        self.acceptors.workers.get(self.index).map_or(0, |worker| worker.open.load(Ordering::Relaxed))
     }
 
     fn head_bytes_max(&self) -> usize {

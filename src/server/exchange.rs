@@ -48,7 +48,7 @@ impl Service<Request<Incoming>> for Exchanges {
         Exchange {
             version: request.version(),
             to_head: request.method() == Method::HEAD,
-            panicked: Engine::answer_to_panic(&request),
+            panicked: AnswerToPanic::to(&request),
             handled: Box::pin(Arc::clone(&self.engine).handle(request, Arc::clone(&self.watch.client))),
             watch: Arc::clone(&self.watch),
             open: Some(open),

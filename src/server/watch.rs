@@ -35,8 +35,12 @@ use super::insert::{self, Insert};
 /// since the first to close must be the client.
 pub(super) const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
 
-/// A connection that is idle for longer than this rests without buffers. Guess: those that are in use come back sooner.
-const REST_AFTER: Duration = Duration::from_millis(50);
+/// A connection that is idle for longer than this rests without buffers, where there are few of them …
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// … and where there are many. To wake up costs a fifth of an exchange. Guess: most that are in use come back sooner.
+const REST_AFTER_AMONG_MANY: Duration = Duration::from_millis(50);
+/// So many of a thread are many: their buffers are 3 MiB.
+const MANY: usize = 256;
 
 /// What a head ends with. Of one that ends otherwise, or in another piece than it began, nothing is concluded.
 const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -208,6 +212,7 @@ pub(super) struct Watched<S: Connection> {
     head: Option<(usize, std::time::Instant)>,
     /// After how many heads nothing has come since when.
     quiet: Option<(usize, std::time::Instant)>,
+    rest_after: Duration,
     alarm: Alarm,
     /// Runs while the client takes nothing.
     send_timer: Option<Pin<Box<Sleep>>>,
@@ -231,13 +236,14 @@ struct Line {
 }
 
 impl<S: Connection> Watched<S> {
-    /// `http1`: it speaks HTTP/1.1, and may rest there.
+    /// `http1`: it speaks HTTP/1.1, and may rest there. `others`: connections of this thread.
     pub(super) fn new(
         stream: S,
         watch: &Arc<Watch>,
         engine: &Arc<Engine>,
         http1: Option<Parked<S>>,
         limits: &Limits,
+        others: usize,
     ) -> Self {
         let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX);
         Self {
@@ -249,6 +255,7 @@ impl<S: Connection> Watched<S> {
             send_max: limits.send_timeout,
             head: None,
             quiet: None,
+            rest_after: if others < MANY { REST_AFTER } else { REST_AFTER_AMONG_MANY },
             alarm: Alarm::default(),
             send_timer: None,
             said_all_after: Some(watch.heads.load(Ordering::Relaxed)),
@@ -316,7 +323,7 @@ impl<S: Connection> Watched<S> {
         }
         let quiet = self.quiet.filter(|(after, _)| *after == heads);
         let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
-        let is_quiet = self.alarm.poll_by(since + REST_AFTER, cx).is_ready();
+        let is_quiet = self.alarm.poll_by(since + self.rest_after, cx).is_ready();
         // What hyper has not written yet goes first; it reads again after that.
         if is_quiet && self.said_all_after == Some(heads) && self.holds_nothing(heads) {
             self.watch.rests.store(true, Ordering::Relaxed);

@@ -50,6 +50,8 @@ const SETTINGS_MAX: Duration = Duration::from_secs(1);
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 /// HTTP/1.1: how far a connection reads ahead of the body's reader, and the longest head. hyper's default is 417 KB.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// HTTP/1.1: fields of an answer's head, for the same reason as on the clients' side not 256.
+const HEADER_COUNT_MAX: usize = 224;
 /// HTTP/2: the longest head; hyper's default is a quarter of what HTTP/1.1 takes here.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// HTTP/2 windows: a stream may run this far ahead of its reader …
@@ -300,7 +302,7 @@ impl Pool {
         let unheard = Arc::<Unheard>::default();
         let (io, landing) = Io::new(stream, Some(Arc::clone(&unheard)));
         let (sender, conn) = http1::Builder::new()
-            .max_headers(256)
+            .max_headers(HEADER_COUNT_MAX)
             .max_buf_size(READ_AHEAD_BYTES)
             .handshake(TokioIo::new(io))
             .await

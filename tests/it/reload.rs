@@ -48,8 +48,10 @@ async fn a_changed_file_is_taken_without_a_signal_and_a_broken_one_is_not() {
     folder.write("tidegate.yaml", &format!("{HEAD}upstreams: [{{ url: '{}', ceilling: 5 }}]\n", upstream.url()));
     reloads(&process, "rejected", 1.0).await;
     assert_eq!(ceiling(&process).await, 4);
+    // The counter runs ahead of the log.
+    wait_until("the log says so", || process.err().contains("configuration rejected")).await;
     let log = process.err();
-    let line = log.lines().find(|line| line.contains("configuration rejected")).unwrap_or_else(|| panic!("{log}"));
+    let line = log.lines().find(|line| line.contains("configuration rejected")).unwrap();
     assert!(line.contains("ERROR") && line.contains("tidegate.yaml:4:") && line.contains("ceilling"), "{line}");
     let mut client = process.client().await;
     client.post("/x", "", "{}").await;

@@ -384,12 +384,15 @@ async fn carry_out(
             if act == Late {
                 tokio::time::sleep(dice.millis(400)).await;
             }
-            stream.write_all(format!("{ok}content-length: {}\r\n\r\n", body.len()).as_bytes()).await?;
-            stream.write_all(&body).await?;
-            ledger.whole(id);
+            stream.write_all(format!("{ok}content-length: {}\r\n", body.len()).as_bytes()).await?;
+            let mut rest = [b"\r\n", body.as_slice()].concat();
             if act == AnswerAndMore {
-                stream.write_all(b"HTTP/1.1 200 OK\r\nx-answer-to: poison\r\ncontent-length: 6\r\n\r\npoison").await?;
+                // At once with the end: what comes later may meet a request that is already under way, and is then its
+                // answer for all that anybody can tell.
+                rest.extend(b"HTTP/1.1 200 OK\r\nx-answer-to: poison\r\ncontent-length: 6\r\n\r\npoison");
             }
+            stream.write_all(&rest).await?;
+            ledger.whole(id);
             if act == AnswerAndCloseSoon {
                 // What arrives meanwhile is taken by nobody.
                 tokio::time::sleep(dice.millis(60)).await;
