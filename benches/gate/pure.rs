@@ -1,65 +1,28 @@
-//! What one exchange costs the gate: nanoseconds and heap allocations of admission, observation and departure.
-//!
-//! `cargo bench --bench gate`. The gate's clock is virtual; only the rounds themselves are timed.
-
-#![expect(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
-#![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails loudly and prints its table")]
+//! The core alone: nanoseconds and heap allocations. Its clock is virtual; only the rounds themselves are timed.
 
 use std::{
-    alloc::System,
     collections::VecDeque,
     hint::black_box,
     time::{Duration, Instant},
 };
 
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use stats_alloc::Region;
 use tidegate::control::{
     attempt::Attempt,
-    cost::Demand,
-    gate::{GateCore, GateSettings, Heard, Waiter},
-    limit::{Algorithm, LimitSettings, Outcome},
-    queue::{Depths, FlowId},
-    rates::RateSettings,
-    retry::{Backoff, RetryPost, RetrySettings},
+    gate::{GateCore, Heard, Waiter},
+    limit::{Algorithm, Outcome},
+    queue::FlowId,
     signals::{Budget, Budgets, Dimension, Refill, Signals},
 };
 
-#[global_allocator]
-static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use crate::{COUNTED, DEMAND, WAITING, settings};
 
 const ROUNDS: usize = 5;
 const EXCHANGES: u32 = 50_000;
 const CEILING: u32 = 50;
-const WAITING: u32 = 10_000;
 const FLOWS: u32 = 16;
 /// Virtual time between two exchanges.
 const TICK: Duration = Duration::from_micros(200);
-const DEMAND: Demand = Demand { model: 1, input_tokens: 1000, output_tokens_max: Some(500), stream: false, read: true };
-
-fn settings(algorithm: Algorithm) -> GateSettings {
-    GateSettings {
-        limit: LimitSettings {
-            algorithm,
-            min: 1,
-            max: 1000,
-            initial: 10,
-            aimd: Default::default(),
-            gradient: Default::default(),
-            tide: Default::default(),
-            vegas: Default::default(),
-        },
-        ceiling: Some(CEILING),
-        rates: RateSettings::default(),
-        depths: Depths { total_max: WAITING as usize + 1, per_flow_max: WAITING as usize + 1 },
-        retry: RetrySettings {
-            attempts_max: 4,
-            post: RetryPost::Refused,
-            backoff: Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60), jitter: Duration::ZERO },
-            retry_after_max: Duration::from_secs(60),
-            budget: 0.2,
-        },
-    }
-}
 
 /// As much of everything as an answer may say, and never near its end.
 fn budgets(count: u32) -> Signals {
@@ -92,7 +55,7 @@ impl Run {
         let now = Instant::now();
         let heard = Heard { first_byte: Duration::from_millis(200), outcome: Outcome::Accepted, signals };
         Self {
-            core: GateCore::new(settings(algorithm), 1, now),
+            core: GateCore::new(settings(algorithm, CEILING), 1, now),
             now,
             heard,
             inside: VecDeque::new(),
@@ -164,7 +127,8 @@ fn measure(name: &str, algorithm: Algorithm, run: &mut Run, exchange: fn(&mut Ru
     println!("{name:<22} {:<6} {nanos:>9.0} {:>12.3} {:>11.1}", algorithm.name(), each(allocations), each(bytes));
 }
 
-fn main() {
+/// Prints the table.
+pub(crate) fn table() {
     println!("{:<22} {:<6} {:>9} {:>12} {:>11}", "one exchange", "limit", "ns", "allocations", "heap bytes");
     for algorithm in [Algorithm::Tide, Algorithm::Aimd] {
         measure("uncontended", algorithm, &mut Run::new(algorithm, Signals::default()), Run::uncontended);
