@@ -13,14 +13,28 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{clock, proxy::HEADER_COUNT_MAX};
+use crate::{
+    clock::{self, Alarm},
+    proxy::HEADER_COUNT_MAX,
+};
 
 use super::{
     Server,
     answer::Streams,
     exchange::Exchanges,
-    watch::{Connection, KEEP_ALIVE_MAX, Parked, Watch, Watched},
+    watch::{Connection, Parked, Watch, Watched},
 };
+
+/// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
+/// since the first to close must be the client.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
+
+/// A connection that is idle for longer than this rests without buffers, where there are few of them …
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// … and where there are many. To wake up costs a fifth of an exchange. Guess: most that are in use come back sooner.
+const REST_AFTER_AMONG_MANY: Duration = Duration::from_millis(50);
+/// So many of a thread are many: their buffers are 3 MiB.
+const MANY: usize = 256;
 
 /// HTTP/2: requests at once on one client connection. Ten times what clients ask for by themselves; more wait at the
 /// client.
@@ -74,13 +88,16 @@ impl Server {
         let watch = Arc::<Watch>::default();
         loop {
             let parked = Parked::default();
+            let rest = Rest::new(self.neighbours());
             let mut conn = Box::pin(self.http1(stream, &watch, &parked));
-            let end = self.drive(conn.as_mut(), |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
+            let end =
+                self.drive(conn.as_mut(), |conn| conn.graceful_shutdown(), &watch, first_head_by, Some(rest)).await;
             drop(conn);
             match (end, parked.take()) {
                 (End::Idle, Some(idle)) => stream = idle,
                 _ => return,
             }
+            tracing::trace!("a client connection rests");
             let used = tokio::time::timeout(KEEP_ALIVE_MAX, self.closing.run_until_cancelled(stream.tcp().readable()));
             let Ok(Some(Ok(()))) = used.await else { return };
         }
@@ -93,8 +110,7 @@ impl Server {
         parked: &Parked<S>,
     ) -> http1::UpgradeableConnection<TokioIo<Watched<S>>, Exchanges> {
         let head_bytes_max = self.head_bytes_max();
-        let stream =
-            Watched::new(stream, watch, &self.engine, Some(parked.clone()), &self.acceptors.limits, self.others());
+        let stream = Watched::new(stream, watch, &self.engine, Some(parked.clone()), &self.acceptors.limits);
         http1::Builder::new()
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -109,7 +125,7 @@ impl Server {
 
     async fn serve_http2<S: Connection>(&self, stream: S, first_head_by: Instant) {
         let watch = Arc::<Watch>::default();
-        let stream = Watched::new(stream, &watch, &self.engine, None, &self.acceptors.limits, self.others());
+        let stream = Watched::new(stream, &watch, &self.engine, None, &self.acceptors.limits);
         let conn = pin!(
             http2::Builder::new(Streams { send_max: self.acceptors.limits.send_timeout })
                 .timer(TokioTimer::new())
@@ -127,10 +143,11 @@ impl Server {
                 .keep_alive_timeout(PONG_WITHIN)
                 .serve_connection(TokioIo::new(stream), Exchanges::new(&self.engine, &watch))
         );
-        self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by).await;
+        self.drive(conn, |conn| conn.graceful_shutdown(), &watch, first_head_by, None).await;
     }
 
-    fn others(&self) -> usize {
+    /// Connections of this thread.
+    fn neighbours(&self) -> usize {
         self.acceptors.workers.get(self.index).map_or(0, |worker| worker.open.load(Ordering::Relaxed))
     }
 
@@ -145,6 +162,7 @@ impl Server {
         close: fn(Pin<&mut C>),
         watch: &Watch,
         first_head_by: Instant,
+        mut rest: Option<Rest>,
     ) -> End
     where
         C: Future<Output = hyper::Result<()>>,
@@ -159,8 +177,8 @@ impl Server {
                 }
                 return Poll::Ready(End::Over);
             }
-            if watch.take_rests() {
-                return Poll::Ready(End::Idle);
+            if let Some(end) = rest.as_mut().and_then(|rest| rest.poll(watch, cx)) {
+                return Poll::Ready(end);
             }
             if watch.has_begun() {
                 first = None;
@@ -184,6 +202,35 @@ impl Server {
             Poll::Pending
         };
         std::future::poll_fn(|cx| clock::turn(|| run(cx))).await
+    }
+}
+
+/// When a kept connection has been idle for long enough to rest, or to end.
+struct Rest {
+    after: Duration,
+    /// After how many heads nothing has come since when.
+    quiet: Option<(usize, std::time::Instant)>,
+    alarm: Alarm,
+}
+
+impl Rest {
+    /// For one of so many connections.
+    fn new(neighbours: usize) -> Self {
+        let after = if neighbours < MANY { REST_AFTER } else { REST_AFTER_AMONG_MANY };
+        Self { after, quiet: None, alarm: Alarm::default() }
+    }
+
+    fn poll(&mut self, watch: &Watch, cx: &mut Context<'_>) -> Option<End> {
+        let heads = watch.idle_after()?;
+        let quiet = self.quiet.filter(|(after, _)| *after == heads);
+        let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
+        if self.alarm.poll_by(since + self.after, cx).is_pending() {
+            return None;
+        }
+        if watch.is_clean() {
+            return Some(End::Idle);
+        }
+        self.alarm.poll_by(since + KEEP_ALIVE_MAX, cx).is_ready().then_some(End::Over)
     }
 }
 

@@ -31,17 +31,6 @@ use crate::{
 
 use super::insert::{self, Insert};
 
-/// A kept connection may be idle for this long. Longer than every known client keeps its own (agentkeepalive: 5 min),
-/// since the first to close must be the client.
-pub(super) const KEEP_ALIVE_MAX: Duration = Duration::from_secs(330);
-
-/// A connection that is idle for longer than this rests without buffers, where there are few of them …
-const REST_AFTER: Duration = Duration::from_secs(1);
-/// … and where there are many. To wake up costs a fifth of an exchange. Guess: most that are in use come back sooner.
-const REST_AFTER_AMONG_MANY: Duration = Duration::from_millis(50);
-/// So many of a thread are many: their buffers are 3 MiB.
-const MANY: usize = 256;
-
 /// What a head ends with. Of one that ends otherwise, or in another piece than it began, nothing is concluded.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -110,8 +99,8 @@ pub(super) struct Watch {
     body: AtomicU64,
     /// Exchanges that are not over.
     open: AtomicUsize,
-    /// Nothing is to be done until more arrives.
-    rests: AtomicBool,
+    /// Everything that arrived was answered, and everything that was to be said has been sent.
+    is_clean: AtomicBool,
     /// The connection became a tunnel.
     tunnel: AtomicBool,
     /// An answer that ends with the connection broke off.
@@ -143,9 +132,14 @@ impl Watch {
         self.heads.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the connection may rest from here on.
-    pub(super) fn take_rests(&self) -> bool {
-        self.rests.load(Ordering::Relaxed) && self.rests.swap(false, Ordering::Relaxed)
+    /// After how many heads nothing is being answered and no other has come, if so.
+    pub(super) fn idle_after(&self) -> Option<usize> {
+        self.expects_head().then(|| self.heads.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing is held that came or is to go.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_clean.load(Ordering::Relaxed)
     }
 
     /// Whether the target of the head that has arrived has a fragment, which hyper leaves out of it. Not known of a
@@ -210,9 +204,6 @@ pub(super) struct Watched<S: Connection> {
     send_max: Duration,
     /// A later head that has begun: after how many others, and by when it must be whole.
     head: Option<(usize, std::time::Instant)>,
-    /// After how many heads nothing has come since when.
-    quiet: Option<(usize, std::time::Instant)>,
-    rest_after: Duration,
     alarm: Alarm,
     /// Runs while the client takes nothing.
     send_timer: Option<Pin<Box<Sleep>>>,
@@ -236,14 +227,13 @@ struct Line {
 }
 
 impl<S: Connection> Watched<S> {
-    /// `http1`: it speaks HTTP/1.1, and may rest there. `others`: connections of this thread.
+    /// `http1`: it speaks HTTP/1.1, and may rest there.
     pub(super) fn new(
         stream: S,
         watch: &Arc<Watch>,
         engine: &Arc<Engine>,
         http1: Option<Parked<S>>,
         limits: &Limits,
-        others: usize,
     ) -> Self {
         let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX);
         Self {
@@ -254,8 +244,6 @@ impl<S: Connection> Watched<S> {
             head_max: limits.header_timeout,
             send_max: limits.send_timeout,
             head: None,
-            quiet: None,
-            rest_after: if others < MANY { REST_AFTER } else { REST_AFTER_AMONG_MANY },
             alarm: Alarm::default(),
             send_timer: None,
             said_all_after: Some(watch.heads.load(Ordering::Relaxed)),
@@ -273,6 +261,7 @@ impl<S: Connection> Watched<S> {
     /// `piece` arrived.
     fn arrived(&mut self, piece: &[u8]) -> io::Result<()> {
         self.watch.client.unheard.count(piece.len())?;
+        self.watch.is_clean.store(false, Ordering::Relaxed);
         let heads = self.watch.heads.load(Ordering::Relaxed);
         if self.watch.is_idle() {
             let is_first = self.followed.0 != heads || heads == 0 && self.line.bytes == 0;
@@ -317,21 +306,9 @@ impl<S: Connection> Watched<S> {
             return Poll::Pending;
         }
         let heads = self.watch.heads.load(Ordering::Relaxed);
-        if let Some((_, by)) = self.head.filter(|(after, _)| *after == heads) {
-            ready!(self.alarm.poll_by(by, cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request head took too long")));
-        }
-        let quiet = self.quiet.filter(|(after, _)| *after == heads);
-        let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
-        let is_quiet = self.alarm.poll_by(since + self.rest_after, cx).is_ready();
-        // What hyper has not written yet goes first; it reads again after that.
-        if is_quiet && self.said_all_after == Some(heads) && self.holds_nothing(heads) {
-            self.watch.rests.store(true, Ordering::Relaxed);
-        } else if is_quiet {
-            ready!(self.alarm.poll_by(since + KEEP_ALIVE_MAX, cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a client takes nothing")));
-        }
-        Poll::Pending
+        let Some((_, by)) = self.head.filter(|(after, _)| *after == heads) else { return Poll::Pending };
+        ready!(self.alarm.poll_by(by, cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request head took too long")))
     }
 
     /// Gives `sent` on; in its place an error, if nothing could be sent for too long.
@@ -464,6 +441,8 @@ impl<S: Connection> AsyncWrite for Watched<S> {
         if this.http1.is_some() && flushed.is_ready() {
             let heads = this.watch.heads.load(Ordering::Relaxed);
             this.said_all_after = this.watch.is_idle().then_some(heads);
+            let is_clean = this.said_all_after.is_some() && this.holds_nothing(heads);
+            this.watch.is_clean.store(is_clean, Ordering::Relaxed);
         }
         if flushed.is_ready() { flushed } else { this.poll_send_timer(cx, flushed) }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate::config::{Config, ListenTls};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{Client, Issuer, Proxy, Reply, Upstream, metric, soon, wait_until};
+use crate::support::{Client, Issuer, Process, Proxy, Reply, Upstream, metric, soon, wait_until};
 
 /// Longer than a connection is kept ready among [`MANY`].
 const MOMENT: Duration = Duration::from_millis(150);
@@ -75,6 +75,19 @@ async fn a_connection_that_rested_is_used_again() {
     let mut client = proxy.client().await;
     used_again(&mut client.stream).await;
     assert_eq!(upstream.count(), 10);
+}
+
+#[tokio::test]
+async fn one_that_is_idle_for_a_while_does_rest() {
+    let upstream = Upstream::start(|_| Reply::ok("good")).await;
+    let args = ["--upstream", &upstream.url(), "--listen", "127.0.0.1:0", "--admin", "off", "--log-level", "trace"];
+    let process = Process::start(&args, &[]);
+    let mut client = process.client().await;
+    for times in 1..=2 {
+        client.get("/x").await;
+        assert_eq!(client.response().await.text(), "good");
+        wait_until("it rests", || process.err().matches("a client connection rests").count() == times).await;
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ import resource
 import pytest
 
 WAITING = 10_000
-RESIDENT_MAX_MIB = 165
+RESIDENT_MAX_MIB = 150
 FILES_WANTED = WAITING + 500
 # Holds the ten slots while the others arrive.
 HOLD = b"x-mock-latency: 8s\r\n"
