@@ -75,7 +75,7 @@ impl Snapshot {
 impl Route {
     /// The gate of the account a request counts against.
     #[must_use]
-    pub(super) fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize, client: &Client) -> Arc<Gate> {
+    pub fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize, client: &Client) -> Arc<Gate> {
         let account = &self.settings.account;
         let credential = match &account.by {
             AccountBy::Credential => credential(head),

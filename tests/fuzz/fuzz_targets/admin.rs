@@ -14,7 +14,7 @@ use tidegate::{
     config::file,
     gate::Accounts,
     metrics::Metrics,
-    proxy::{BufferBudget, Route, Shared, Snapshot},
+    proxy::{BufferBudget, Client, Route, Shared, Snapshot},
     tasks::Tasks,
     upstream::{Connector, Ways},
 };
@@ -31,7 +31,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     let route = Route { settings, connector, accounts };
     let (client, ()) =
         Request::builder().uri("/v1").header("x-api-key", "k").body(()).expect("it is valid").into_parts();
-    drop(route.gate(&client, b"", 8));
+    drop(route.gate(&client, b"", 8, &Client::default()));
     Arc::new(Shared {
         snapshot: Arc::new(Snapshot::new(config, vec![Arc::new(route)])).into(),
         buffers: BufferBudget::new(1, metrics.buffered_bytes.clone()),
