@@ -396,4 +396,5 @@ def test_odd_requests_add_no_series(proxy, figures):
     asyncio.run(odd(1500, lambda nth: f"authorization: Bearer {nth + 5000}\r\n"))
     figures(f"attack: 1500 odd requests            +{after - before} of {before} series; with 1500 keys {keys} in all")
     assert after == before
-    assert series(process) == keys
+    # Of those that are remembered, some with labels of their own give way to others.
+    assert series(process) <= keys
