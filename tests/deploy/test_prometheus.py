@@ -21,7 +21,7 @@ RECORDED = rules("recording.yml")
 
 def metrics():
     """Names as the program gives them; histograms are asked for by their parts."""
-    names = set(re.findall(r'"(tidegate_\w+)"', (ROOT / "src/metrics.rs").read_text()))
+    names = set(re.findall(r'"(tidegate_\w+)"', (ROOT / "src/metrics/mod.rs").read_text()))
     parts = {f"{name}_{part}" for name in names if name.endswith("_seconds") for part in ("bucket", "count", "sum")}
     return names | parts
 
