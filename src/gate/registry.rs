@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     hash::{BuildHasher, Hash, RandomState},
     sync::{Arc, OnceLock, Weak},
 };
@@ -181,12 +182,18 @@ impl Gates {
 #[derive(Debug, Default)]
 pub struct LastAccount(Option<Box<Remembered>>);
 
-#[derive(Debug)]
 struct Remembered {
     accounts: Arc<Accounts>,
     credential: Box<str>,
     /// Not held, so that it can be evicted.
     gate: Weak<Gate>,
+}
+
+/// Without the credential, which is not to be printed.
+impl fmt::Debug for Remembered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remembered").field("gate", &self.gate).finish_non_exhaustive()
+    }
 }
 
 impl LastAccount {
