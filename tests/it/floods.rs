@@ -28,12 +28,12 @@ async fn floods_of_frames_are_cut_or_held_up_and_nobody_notices_them() {
         (0..times).map(move |_| bytes.clone())
     };
     for (name, start, flood, cut_by) in [
-        ("CONTINUATION", unfinished.clone(), frame(CONTINUATION, 0, 1, &more), Some(4 << 20)),
-        ("empty CONTINUATION", unfinished, frame(CONTINUATION, 0, 1, &[]).repeat(1000), Some(4 << 20)),
+        ("CONTINUATION", unfinished.clone(), frame(CONTINUATION, 0, 1, &more), Some(2 << 20)),
+        ("empty CONTINUATION", unfinished, frame(CONTINUATION, 0, 1, &[]).repeat(1000), Some(2 << 20)),
         ("PING", vec![], frame(PING, 0, 0, b"12345678").repeat(1000), None),
         ("SETTINGS", vec![], frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(1000), None),
-        ("empty DATA", opened.clone(), frame(DATA, 0, 1, &[]).repeat(1000), Some(8 << 20)),
-        ("WINDOW_UPDATE of 0", opened, frame(WINDOW_UPDATE, 0, 1, &[0; 4]).repeat(1000), Some(8 << 20)),
+        ("empty DATA", opened.clone(), frame(DATA, 0, 1, &[]).repeat(1000), Some(2 << 20)),
+        ("WINDOW_UPDATE of 0", opened, frame(WINDOW_UPDATE, 0, 1, &[0; 4]).repeat(1000), Some(2 << 20)),
     ] {
         for reads in [true, false] {
             let upstream = Upstream::start(|_| Reply::ok("good")).await;

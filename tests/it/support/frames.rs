@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::Proxy;
@@ -60,9 +60,12 @@ pub async fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)
     Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
 }
 
-/// Preface and settings.
+/// Preface and settings. The kernel holds little of what is sent, however late the proxy gets to run: what went is what
+/// the proxy took.
 pub async fn hostile(proxy: &Proxy) -> TcpStream {
-    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(32 << 10).unwrap();
+    let mut stream = socket.connect(proxy.addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
