@@ -96,7 +96,7 @@ pub struct Hold {
 }
 
 pub(super) enum Conn {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Http2),
 }
 

@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -22,7 +22,6 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::{self, Alarm},
-    control::limit::Outcome,
     fault::Unreached,
     gate::Permit,
     metrics::Metrics,
@@ -30,7 +29,8 @@ use crate::{
 };
 
 use super::{
-    Ages, Connector, SendBody, Upload,
+    Ages, Connector, SendBody,
+    answered::Answered,
     connect::{self, Stream},
     hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams, Unheard},
 };
@@ -111,7 +111,8 @@ pub struct Pool {
     pub(super) connector: Arc<Connector>,
     pub(super) tasks: Tasks,
     metrics: Arc<Metrics>,
-    idle: Mutex<Vec<Http1>>,
+    #[expect(clippy::vec_box, reason = "each moves between here and those who hold it, once per attempt")]
+    idle: Mutex<Vec<Box<Http1>>>,
     http2: Mutex<Vec<Http2>>,
     /// One connect at a time while the upstream may turn out to speak HTTP/2, where one connection serves all.
     dialing: tokio::sync::Mutex<()>,
@@ -177,7 +178,7 @@ impl Pool {
     }
 
     /// On a kept connection if there is one. Each turn uses one up, and at last a fresh one is opened.
-    async fn send_somewhere(
+    pub(super) async fn send_somewhere(
         self: Arc<Self>,
         request: Request<SendBody>,
         permit: Permit,
@@ -212,13 +213,13 @@ impl Pool {
             Conn::Http1(mut conn) => {
                 conn.unheard.heard();
                 self.for_http1(&mut request);
-                let (answer, alarm) = (conn.sender.try_send_request(request), std::mem::take(&mut conn.alarm));
-                Box::pin(hold(Conn::Http1(conn)).answered(answer, alarm, want, first_byte_max))
+                let answer = conn.sender.try_send_request(request);
+                Box::pin(Answered::new(hold(Conn::Http1(conn)), answer, want, first_byte_max))
             }
             Conn::Http2(mut conn) => {
                 self.for_http2(&mut request);
                 let answer = conn.sender.try_send_request(request);
-                Box::pin(hold(Conn::Http2(conn)).answered(answer, Alarm::default(), want, first_byte_max))
+                Box::pin(Answered::new(hold(Conn::Http2(conn)), answer, want, first_byte_max))
             }
         }
     }
@@ -248,7 +249,7 @@ impl Pool {
         {
             return Some(Conn::Http2(conn));
         }
-        let is_ready = |conn: &mut Http1| conn.is_of_use(now, self.connector.ways.ages) && conn.sender.is_ready();
+        let is_ready = |conn: &mut Box<Http1>| conn.is_of_use(now, self.connector.ways.ages) && conn.sender.is_ready();
         self.idle.lock().pop_if(is_ready).map(Conn::Http1)
     }
 
@@ -311,7 +312,8 @@ impl Pool {
         let conn = Box::pin(conn.with_upgrades());
         self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
         let now = clock::now();
-        Ok(Conn::Http1(Http1 { sender, abandon, unheard, alarm: Alarm::default(), opened: now, idle_since: now }))
+        let conn = Http1 { sender, abandon, unheard, alarm: Alarm::default(), opened: now, idle_since: now };
+        Ok(Conn::Http1(Box::new(conn)))
     }
 
     async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
@@ -368,7 +370,7 @@ impl Pool {
         });
     }
 
-    pub(super) fn put_back(&self, mut conn: Http1) {
+    pub(super) fn put_back(&self, mut conn: Box<Http1>) {
         if conn.sender.is_closed() {
             return;
         }
@@ -432,89 +434,6 @@ impl Http2 {
     }
 }
 
-impl Hold {
-    /// Waits for the response head of what was sent.
-    async fn answered(
-        mut self,
-        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<SendBody>>>>,
-        mut alarm: Alarm,
-        want: Want,
-        first_byte_max: Option<Duration>,
-    ) -> Result<(Response<Incoming>, Self), Failed> {
-        let timer = Timer { max: first_byte_max, upload: self.upload.clone() };
-        let answer = timer.run(&mut alarm, answer).await;
-        if let Some(Conn::Http1(conn)) = &mut self.conn {
-            conn.alarm = alarm;
-        }
-        let mut failure = match answer {
-            Ok(Ok(response)) => {
-                self.heard();
-                return Ok((response, self));
-            }
-            Ok(Err(failure)) => failure,
-            Err(after) => {
-                let by_client = self.upload.as_ref().is_some_and(|upload| upload.fell_silent());
-                if let Some(permit) = self.permit().filter(|_| !by_client) {
-                    permit.observe(Outcome::Overloaded, None);
-                }
-                return Err(Failed::Silent { after });
-            }
-        };
-        let unsent = failure.take_message();
-        let error = failure.into_error();
-        let (pool, reused) = (Arc::clone(&self.pool), self.reused);
-        match (unsent, self.failed()) {
-            // A fresh one that closes at once says something about the upstream; a kept one does not.
-            (Some(request), Some(permit)) if reused => {
-                Box::pin(pool.send_somewhere(request, permit, want, first_byte_max)).await
-            }
-            (Some(request), permit) => {
-                Err(Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed })
-            }
-            (None, permit) if unprocessed(&error) => Err(Failed::Unprocessed { permit }),
-            (None, permit) => Err(Failed::Sent { permit, reused, error }),
-        }
-    }
-}
-
-/// The wait for a response head, counted from the last byte of the request.
-struct Timer {
-    max: Option<Duration>,
-    upload: Option<Arc<Upload>>,
-}
-
-impl Timer {
-    /// `Err`: the time that passed in vain.
-    async fn run<F: Future>(&self, alarm: &mut Alarm, answer: F) -> Result<F::Output, Duration> {
-        let began = clock::now();
-        let mut answer = std::pin::pin!(answer);
-        loop {
-            // A request that is still being sent is not waited for yet.
-            let moved = self.upload.as_ref().map_or(began, |upload| upload.moved_at().max(began));
-            let silent_by = self.upload.as_ref().and_then(|upload| upload.silent_by());
-            let now = clock::now();
-            if let (Some(by), Some(upload)) = (silent_by, &self.upload)
-                && by <= now
-            {
-                upload.give_up();
-                return Err(by.saturating_duration_since(moved));
-            }
-            let answer_by = self.max.map(|max| moved + max);
-            if let (Some(by), Some(max)) = (answer_by, self.max)
-                && by <= now
-            {
-                return Err(max);
-            }
-            // Whoever is not waited for now may be, right after.
-            let look = self.upload.as_ref().and_then(|upload| upload.silence_max()).map(|max| now + max);
-            let Some(by) = silent_by.or(look).into_iter().chain(answer_by).min() else { return Ok(answer.await) };
-            if let Some(answer) = alarm.within(by, &mut answer).await {
-                return Ok(answer);
-            }
-        }
-    }
-}
-
 /// Runs a connection until it ends or its attempt is abandoned. Then it is closed, and only when the upstream has
 /// closed its side too (or `max` has passed) does the slot come back: until then the upstream may still count it.
 async fn run_http1<C>(
@@ -547,17 +466,4 @@ async fn run_http1<C>(
         connect::linger(&mut stream, max).await;
     }
     drop(permit);
-}
-
-/// Whether the upstream said that it did nothing with the request (RFC 9113 8.7). Of a GOAWAY, whatever its reason, h2
-/// tells only the streams it left out; the others go on, or break with the connection.
-fn unprocessed(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
-        }
-        source = error.source();
-    }
-    false
 }
