@@ -23,11 +23,18 @@ impl<'a> Members<'a> {
     /// The next key, and the text from its value on. [`pass`](Self::pass) comes before the next one.
     pub(super) fn next_key(&mut self) -> Option<(Cow<'a, [u8]>, &'a [u8])> {
         let start = after_blanks(self.text, self.at);
-        let end = string_end(self.text, start)?;
-        let quoted = self.text.get(start..end)?;
-        let key = match quoted.contains(&b'\\') {
-            true => Cow::Owned(serde_json::from_slice::<String>(quoted).ok()?.into_bytes()),
-            false => Cow::Borrowed(self.text.get(start + 1..end - 1)?),
+        let rest = self.text.get(start..)?.strip_prefix(b"\"")?;
+        let (end, key) = match quotes::near(rest) {
+            Some(end) => (start + end + 2, Cow::Borrowed(rest.get(..end)?)),
+            None => {
+                let end = string_end(self.text, start)?;
+                let quoted = self.text.get(start..end)?;
+                let key = match memchr::memchr(b'\\', quoted) {
+                    Some(_) => Cow::Owned(serde_json::from_slice::<String>(quoted).ok()?.into_bytes()),
+                    None => Cow::Borrowed(self.text.get(start + 1..end - 1)?),
+                };
+                (end, key)
+            }
         };
         let colon = after_blanks(self.text, end);
         if self.text.get(colon) != Some(&b':') {
@@ -88,7 +95,13 @@ pub(super) fn value(text: &[u8]) -> Option<&[u8]> {
 }
 
 fn is_structure(byte: &u8) -> bool {
-    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')
+    // Brackets and braces differ in one bit, and this is asked of every byte between two strings.
+    let brace = byte | 0x20;
+    *byte == b'"' || brace == b'{' || brace == b'}'
+}
+
+fn ends_word(byte: &u8) -> bool {
+    matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Where the value that begins at `at` is over.
@@ -107,7 +120,7 @@ fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
                 at + 1
             }
             // A number, a word, or what separates them.
-            _ if depth == 0 => return Some(at + rest.iter().position(|byte| b",}] \t\r\n".contains(byte))?),
+            _ if depth == 0 => return Some(at + rest.iter().position(ends_word)?),
             _ => at + rest.iter().position(is_structure)?,
         };
         if depth == 0 {

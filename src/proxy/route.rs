@@ -159,8 +159,9 @@ pub(super) fn has_prefix(path: &str, prefix: &str) -> bool {
 fn credential(head: &request::Parts) -> Option<Cow<'_, str>> {
     let text = |value| HeaderValue::to_str(value).ok();
     if let Some(authorization) = head.headers.get(header::AUTHORIZATION).and_then(text) {
-        let token = authorization.split_once(' ').map_or(authorization, |(_, token)| token);
-        return Some(Cow::Borrowed(token.trim()));
+        // Not by `split_once`, which takes a hundred instructions more; a head is short.
+        let scheme = authorization.bytes().position(|byte| byte == b' ').map_or(0, |space| space + 1);
+        return Some(Cow::Borrowed(authorization.get(scheme..).unwrap_or_default().trim_ascii()));
     }
     let named =
         ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| head.headers.get(*name).and_then(text));

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -33,6 +33,8 @@ use super::insert::{self, Insert};
 
 /// What a head ends with. Of one that ends otherwise, or in another piece than it began, nothing is concluded.
 const HEAD_END: &[u8] = b"\r\n\r\n";
+/// To prepare the search takes as long as to search a head.
+static HEAD_END_FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(HEAD_END));
 
 /// What clients are connected by.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -265,7 +267,7 @@ impl<S: Connection> Watched<S> {
         let heads = self.watch.heads.load(Ordering::Relaxed);
         if self.watch.is_idle() {
             let is_first = self.followed.0 != heads || heads == 0 && self.line.bytes == 0;
-            let end = memmem::find(piece, HEAD_END).filter(|_| is_first);
+            let end = HEAD_END_FINDER.find(piece).filter(|_| is_first);
             self.followed = (heads, end.map(|end| (piece.len() - end - HEAD_END.len()) as u64));
             self.line_arrived(heads, piece);
         } else if let Some(followed) = &mut self.followed.1 {

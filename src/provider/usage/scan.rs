@@ -1,5 +1,7 @@
 //! Splits an answer into what is worth walking through: of an event stream only the lines that may hold usage.
 
+use std::sync::LazyLock;
+
 use memchr::{memchr2, memmem, memrchr2};
 
 use super::{
@@ -23,6 +25,8 @@ pub(super) struct Scan {
 
 /// Begins both keys, `"usage"` and `"usageMetadata"`.
 const WORD: &[u8] = b"\"usage";
+/// To prepare the search takes as long as to search a kilobyte.
+static FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(WORD));
 
 impl Scan {
     /// For one JSON text, of so many bytes if that is known.
@@ -46,7 +50,7 @@ impl Scan {
         while !chunk.is_empty() {
             if !self.is_midline {
                 // Lines that are here in full and lack the word are passed over; most chunks end with such a line.
-                let word = memmem::find(chunk, WORD).unwrap_or(chunk.len());
+                let word = FINDER.find(chunk).unwrap_or(chunk.len());
                 let (passed, _) = chunk.split_at(word);
                 let line_start = memrchr2(b'\n', b'\r', passed).map_or(0, |end| end + 1);
                 chunk = chunk.get(line_start..).unwrap_or_default();
@@ -67,7 +71,7 @@ impl Scan {
     /// little as a rule.
     fn read_whole(&mut self, text: &[u8]) {
         let mut read_to = 0;
-        for at in memmem::find_iter(text, WORD) {
+        for at in FINDER.find_iter(text) {
             let (before, rest) = text.split_at(at);
             if at < read_to || quotes::is_escaped(before) {
                 continue;
