@@ -19,7 +19,7 @@ use crate::{
     upstream::Hold,
 };
 
-use super::{head, record::Record, relay::OutBody};
+use super::{head, record::Record, relay::OutBody, seen::SeenAnswer};
 
 /// An answer that may lead to another attempt is read up to here; refusals take a few hundred bytes.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
@@ -148,14 +148,15 @@ impl Examined {
         spent: bool,
         idle_max: Option<Duration>,
         end_by: Option<Instant>,
-        mut record: Box<Record>,
+        mut record: Record,
     ) -> Response<OutBody> {
         let mut head = self.head;
         if spent {
             head.headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
         }
         record.status = head.status.as_u16();
-        prepare(&mut head);
+        let seen = SeenAnswer::of(&head.headers);
+        prepare(&mut head, seen);
         let body = match self.body {
             Held::Whole { data, trailers, announced } => {
                 record.end = crate::metrics::End::Complete;
@@ -177,8 +178,10 @@ impl Examined {
 }
 
 /// Makes an upstream's head fit for the client's connection.
-pub(super) fn prepare(head: &mut response::Parts) {
-    head::for_downstream(head.status, &mut head.headers);
+pub(super) fn prepare(head: &mut response::Parts, seen: SeenAnswer) {
+    if !seen.is_plain() || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS) {
+        head::for_downstream(head.status, &mut head.headers);
+    }
     // The client's connection decides; hyper writes what it speaks.
     head.version = Version::HTTP_11;
     drop_unknown_reason(head);

@@ -3,21 +3,24 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, request, uri::PathAndQuery};
-use http_body::Body;
+use http::{HeaderMap, HeaderValue, Response, Uri, request, response, uri::PathAndQuery};
 
-use super::{answer, head, route, strict};
+use super::{
+    answer, head, route,
+    seen::{Seen, SeenAnswer},
+    strict,
+};
 use crate::fault::Fault;
 
 /// `strict::request`.
-pub fn is_strict<B>(request: &Request<B>, head_bytes_max: u64) -> Result<(), Fault> {
-    strict::request(request, head_bytes_max)
+pub fn is_strict(head: &request::Parts, head_bytes_max: u64) -> Result<(), Fault> {
+    strict::request(head, &Seen::of(&head.headers), head_bytes_max)
 }
 
 /// `strict::answer`.
 #[must_use]
 pub fn is_strict_answer<B>(response: &Response<B>, asked: &HeaderMap) -> bool {
-    strict::answer(response, asked)
+    strict::answer(response, SeenAnswer::of(response.headers()), asked)
 }
 
 /// `route::has_prefix`.
@@ -28,8 +31,8 @@ pub fn has_prefix(path: &str, prefix: &str) -> bool {
 
 /// `head::upgrade_of`.
 #[must_use]
-pub fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
-    head::upgrade_of(request)
+pub fn upgrade_of(head: &request::Parts, is_bodiless: bool) -> Option<HeaderValue> {
+    head::upgrade_of(head, is_bodiless)
 }
 
 /// `head::path`.
@@ -47,9 +50,10 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     head::join_cookies(headers);
 }
 
-/// `head::for_downstream`.
-pub fn for_downstream(status: StatusCode, headers: &mut HeaderMap) {
-    head::for_downstream(status, headers);
+/// `answer::prepare`.
+pub fn for_downstream(head: &mut response::Parts) {
+    let seen = SeenAnswer::of(&head.headers);
+    answer::prepare(head, seen);
 }
 
 /// `head::for_trailers`.
@@ -58,8 +62,8 @@ pub fn for_trailers(trailers: &mut HeaderMap) {
 }
 
 /// `head::compact`.
-pub fn compact(head: &mut request::Parts) {
-    head::compact(head);
+pub fn compact(head: &mut request::Parts, target: &mut Uri) {
+    head::compact(head, target);
 }
 
 /// `answer::client_patience`.

@@ -3,10 +3,7 @@
 //! Source: RFC 9110 7.6.1 (fields that belong to one connection), RFC 9113 8.2.2 (what HTTP/2 must not carry).
 
 use bytes::{Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
-};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
 
 use crate::fault::Fault;
 
@@ -77,15 +74,15 @@ pub(super) fn hide(headers: &mut HeaderMap) {
 
 /// The protocol a client asks to switch to, if it does so in a way that can be passed on.
 #[must_use]
-pub(super) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
-    let mut protocols = request.headers().get_all(header::UPGRADE).into_iter();
+pub(super) fn upgrade_of(head: &request::Parts, is_bodiless: bool) -> Option<HeaderValue> {
+    let mut protocols = head.headers.get_all(header::UPGRADE).into_iter();
     let (protocol, another) = (protocols.next()?, protocols.next());
     // Nothing else: HTTP/2 over an upgrade would carry requests past every limit, and nobody knows what others carry.
     let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && another.is_none();
-    let asked = request.version() == Version::HTTP_11
-        && listed(request.headers(), &header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let asked = head.version == Version::HTTP_11
+        && listed(&head.headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     // A handshake has no body; one that is still on its way would be taken for the tunnel's first bytes.
-    (asked && websocket && request.body().is_end_stream()).then(|| protocol.clone())
+    (asked && websocket && is_bodiless).then(|| protocol.clone())
 }
 
 /// The path to ask for upstream: the request's own, less `strip`, after `base`. Not a byte of it is normalised, but an
@@ -159,7 +156,7 @@ pub(super) fn for_trailers(trailers: &mut HeaderMap) {
 /// Gives up what a head shares with the connection's read buffer, for a request that is going to wait: its values are
 /// slices of a buffer of 8 KiB, which they would keep alive, and the connection would take another to watch for a
 /// hang-up. Measured: 8 KiB less for each of 10,000 that wait.
-pub(crate) fn compact(head: &mut request::Parts) {
+pub(crate) fn compact(head: &mut request::Parts, target: &mut Uri) {
     let total = head.headers.values().map(HeaderValue::len).sum();
     let mut values = BytesMut::with_capacity(total);
     for value in head.headers.values_mut() {
@@ -171,8 +168,10 @@ pub(crate) fn compact(head: &mut request::Parts) {
             value.set_sensitive(sensitive);
         }
     }
-    if let Ok(copy) = Uri::try_from(head.uri.to_string()) {
-        head.uri = copy;
+    for uri in [&mut head.uri, target] {
+        if let Ok(copy) = Uri::try_from(uri.to_string()) {
+            *uri = copy;
+        }
     }
 }
 
@@ -295,9 +294,9 @@ mod tests {
         headers.insert("accept", HeaderValue::from_static("text/plain"));
         hide(&mut headers);
         join_cookies(&mut headers);
-        let (mut head, ()) = Request::new(()).into_parts();
+        let (mut head, ()) = http::Request::new(()).into_parts();
         head.headers = headers;
-        compact(&mut head);
+        compact(&mut head, &mut Uri::default());
         let printed = format!("{head:?}");
         assert!(printed.contains("text/plain") && !printed.contains("sk-"), "{printed}");
     }
@@ -321,10 +320,10 @@ mod tests {
             (Version::HTTP_10, vec![("connection", "upgrade"), ("upgrade", "websocket")], false),
             (Version::HTTP_2, vec![("upgrade", "websocket")], false),
         ] {
-            let mut request = Request::new(http_body_util::Empty::<Bytes>::new());
-            *request.version_mut() = version;
-            *request.headers_mut() = map(&lines);
-            assert_eq!(upgrade_of(&request).is_some(), want, "{version:?} {lines:?}");
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            (head.version, head.headers) = (version, map(&lines));
+            assert_eq!(upgrade_of(&head, true).is_some(), want, "{version:?} {lines:?}");
+            assert!(upgrade_of(&head, false).is_none(), "{version:?} {lines:?}");
         }
     }
 

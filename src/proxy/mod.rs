@@ -10,6 +10,7 @@ mod relay;
 mod request_body;
 mod route;
 mod seen;
+mod story;
 mod strict;
 mod turn;
 mod upgrade;
@@ -21,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -35,29 +36,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     config::Trace,
-    control::{
-        limit::Outcome,
-        retry::{Facts, Failure, Verdict},
-        signals::{Attribution, Signals},
-    },
-    fault::{Fault, Unreached},
-    gate::{Gate, Permit},
+    fault::Fault,
+    gate::Gate,
     metrics::{End, Metrics},
-    provider::{demand, presets::Preset, signals},
+    provider::{demand, presets::Preset},
     tasks::Tasks,
-    upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
+    upstream::{ClientBody, Connector, Hold, Pool, Want},
 };
 
-use answer::Examined;
 pub use client::{AnswerToPanic, Client};
 use record::Record;
 pub use relay::{Cut, OutBody};
 pub use request_body::BufferBudget;
 use request_body::RequestBody;
 pub use route::{Route, Snapshot};
-use seen::Seen;
+use seen::{Seen, SeenAnswer};
+use story::{Answer, Story};
 pub use strict::HEADER_COUNT_MAX;
-use turn::{Start, Turn};
+use turn::Turn;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -94,29 +90,43 @@ impl Engine {
 
     /// Answers one request. Never fails: what goes wrong becomes an answer.
     ///
-    /// The request is boxed, since a future keeps room for every place a value passes through, and thousands wait.
-    pub async fn handle(
+    /// Not an async function: it would keep a second place for the head, since a future has one for everything that is
+    /// passed to it and another where that is used. Thousands wait.
+    pub fn handle(
         self: Arc<Self>,
-        request: Box<Request<Incoming>>,
+        request: Request<Incoming>,
         client: Arc<Client>,
-    ) -> Result<Response<OutBody>, Infallible> {
-        let snapshot = self.shared.snapshot.load_full();
-        let mut record = Some(Box::new(Record::new()));
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let http1 = request.version() <= http::Version::HTTP_11;
-        let fault = match self.exchange(request, &client, &snapshot, &mut record).await {
-            Ok(mut response) => {
-                if http1 && !self.shared.is_ready() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // While connections are still accepted: a client that keeps this one would find it closed later.
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    ) -> impl Future<Output = Result<Response<OutBody>, Infallible>> + Send + use<> {
+        let (mut head, inner) = request.into_parts();
+        async move {
+            let snapshot = self.shared.snapshot.load_full();
+            let mut record = Some(Record::new());
+            let http1 = head.version <= http::Version::HTTP_11;
+            match self.exchange(&mut head, inner, &client, &snapshot, &mut record).await {
+                Ok(mut response) => {
+                    if http1 && !self.shared.is_ready() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        // While connections are still accepted: a client that keeps this one would find it closed later.
+                        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok(response)
                 }
-                return Ok(response);
+                Err(fault) => Ok(self.refuse(&fault, &head, &snapshot, record)),
             }
-            Err(fault) => fault,
-        };
-        let preset = snapshot.route(&uri).map_or(Preset::Generic, |route| route.settings.preset);
-        let response = fault.response(route::error_shape(uri.path(), preset), &method, http1);
-        let Some(mut record) = record else { return Ok(response.map(|data| OutBody::own(data, None))) };
+        }
+    }
+
+    /// What becomes of an exchange without an answer of the upstream's.
+    fn refuse(
+        &self,
+        fault: &Fault,
+        head: &request::Parts,
+        snapshot: &Snapshot,
+        record: Option<Record>,
+    ) -> Response<OutBody> {
+        let preset = snapshot.route(&head.uri).map_or(Preset::Generic, |route| route.settings.preset);
+        let http1 = head.version <= http::Version::HTTP_11;
+        let response = fault.response(route::error_shape(head.uri.path(), preset), &head.method, http1);
+        let Some(mut record) = record else { return response.map(|data| OutBody::own(data, None)) };
         if record.gate.is_none() {
             self.shared.metrics.fault_without_account(fault.kind());
         }
@@ -127,7 +137,7 @@ impl Engine {
         if snapshot.config.trace == Trace::Headers {
             record.write_trace(response.headers_mut());
         }
-        Ok(response.map(|data| OutBody::own(data, Some(record))))
+        response.map(|data| OutBody::own(data, Some(record)))
     }
 
     /// What a client gets for bytes that are no request, or none that is read to its end: `status` is 400, 414 or 431.
@@ -145,38 +155,39 @@ impl Engine {
         fault.response(preset.error_shape(), &Method::GET, true)
     }
 
-    /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`].
+    /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`]. The head keeps its
+    /// target.
     async fn exchange(
         &self,
-        mut request: Box<Request<Incoming>>,
+        head: &mut request::Parts,
+        inner: Incoming,
         client: &Client,
         snapshot: &Snapshot,
-        record: &mut Option<Box<Record>>,
+        record: &mut Option<Record>,
     ) -> Result<Response<OutBody>, Fault> {
         let Some(noted) = record.as_mut() else { return Err(Fault::BadBody) };
-        let seen = Seen::of(request.headers());
+        let seen = Seen::of(&head.headers);
         if seen.secret {
-            head::hide(request.headers_mut());
+            head::hide(&mut head.headers);
         }
-        strict::request(&request, snapshot.config.limits.header_bytes_max)?;
-        let route = Arc::clone(snapshot.route(request.uri())?);
+        strict::request(head, &seen, snapshot.config.limits.header_bytes_max)?;
+        let route = Arc::clone(snapshot.route(&head.uri)?);
         let settings = &route.settings;
-        let upgrade = if seen.upgrade { head::upgrade_of(&request) } else { None };
-        let asked = upgrade.is_some().then(|| hyper::upgrade::on(request.as_mut()));
+        let upgrade = if seen.upgrade { head::upgrade_of(head, inner.is_end_stream()) } else { None };
+        let asked = upgrade.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         let strip = if settings.strip_prefix { settings.path_prefix.trim_end_matches('/') } else { "" };
-        let path = head::path(request.uri(), strip, &route.connector.base_path)?;
-        let (mut head, inner) = request.into_parts();
+        let mut target = Uri::from(head::path(&head.uri, strip, &route.connector.base_path)?);
         let unheard =
             (head.version <= http::Version::HTTP_11 && !inner.is_end_stream()).then(|| Arc::clone(&client.unheard));
         let body_bytes_max = snapshot.config.limits.body_bytes_max.unwrap_or(u64::MAX);
         if inner.size_hint().lower() > body_bytes_max {
             return Err(Fault::LongBody);
         }
-        let body = ClientBody { inner, unheard, left: body_bytes_max, for_trailers: head::for_trailers };
+        let mut unread = Some(ClientBody { inner, unheard, left: body_bytes_max, for_trailers: head::for_trailers });
 
         // The body first: while it arrives, no slot is held.
         let mut body = RequestBody::read(
-            body,
+            &mut unread,
             &head.headers,
             snapshot.config.buffers.request_max_bytes,
             &self.shared.buffers,
@@ -188,30 +199,30 @@ impl Engine {
         noted.request_bytes = body.held().len() as u64;
         noted.upload = body.upload().cloned();
 
-        let gate = route.gate(&head, body.held(), snapshot.config.limits.accounts_max, client);
+        let gate = route.gate(head, body.held(), snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));
         let flow = snapshot.flow(&route, &head.headers, seen.own);
         let patience = if seen.patience { answer::client_patience(&head.headers) } else { None };
         let keyed = seen.idempotency_key;
         if seen.local {
             head::for_upstream(&mut head.headers, upgrade);
-        } else {
+        } else if !seen.has_one_length() {
             head::one_length(&mut head.headers);
         }
         let http1 = head.version <= http::Version::HTTP_11;
         if !http1 {
             head::join_cookies(&mut head.headers);
         }
-        head.uri = Uri::from(path);
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
-        let demand = demand::demand(&head.headers, head.uri.path(), body.held());
+        let demand = demand::demand(&seen.told, target.path(), body.held());
         let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };
         let mut story = Story {
             engine: self,
             route: &route,
-            head: &mut head,
+            head,
+            target: &mut target,
             turn,
             want,
             keyed,
@@ -241,17 +252,15 @@ impl Engine {
         });
         let mut response = match answer {
             Answer::Examined(examined, spent) => examined.into_response(spent, settings.deadlines.idle, end_by, record),
-            Answer::Good(good) if good.0.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Answer::Good(response, hold, _) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-                let (response, hold) = *good;
-                self.join(response, hold, asked, record)
+                self.join(response, hold, asked, Box::new(record))
             }
-            Answer::Good(good) => {
-                let (response, mut hold) = *good;
+            Answer::Good(response, mut hold, seen) => {
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
                 let reader = usage::reader(&head, hold.permit().is_some_and(|permit| permit.gate().wants_usage()));
-                answer::prepare(&mut head);
+                answer::prepare(&mut head, seen);
                 let claims = answer::length_of_absent(&head).filter(|_| http1);
                 let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
                 Response::from_parts(head, body.reading(reader).claiming(claims))
@@ -274,7 +283,8 @@ impl Engine {
             upgrade::tunnel(&self.exchanges, client, upstream, hold.into_tunnel(), record);
         }
         let (mut head, _) = response.into_parts();
-        answer::prepare(&mut head);
+        let seen = SeenAnswer::of(&head.headers);
+        answer::prepare(&mut head, seen);
         Response::from_parts(head, OutBody::own(Bytes::new(), None))
     }
 
@@ -290,238 +300,6 @@ impl Engine {
         pools.push(Arc::clone(&pool));
         pool
     }
-}
-
-/// What the client gets in the end.
-enum Answer {
-    /// What was read already; the flag says that it failed, and that retries were made and did not help.
-    Examined(Box<Examined>, bool),
-    /// Everything else.
-    Good(Box<(Response<Incoming>, Hold)>),
-}
-
-/// The attempts of one exchange.
-struct Story<'a> {
-    engine: &'a Engine,
-    route: &'a Route,
-    head: &'a mut request::Parts,
-    turn: Turn,
-    want: Want,
-    keyed: bool,
-    /// Failed attempts; refusals (429) are not among them.
-    failures: u32,
-    /// Since when the upstream could not be reached, without an answer in between.
-    unreached_since: Option<Instant>,
-    /// The last answer that was not passed on.
-    last: Option<Box<Examined>>,
-}
-
-impl Story<'_> {
-    async fn run(&mut self, body: &mut RequestBody, record: &mut Record) -> Result<Answer, Fault> {
-        let pool = self.engine.pool(&self.route.connector);
-        loop {
-            let again = record.attempts > 0;
-            let began = clock::now();
-            let permit = match self.turn.at_once() {
-                Ok(Start::Leaves(permit)) => Ok(permit),
-                Ok(Start::Waits(place)) => tokio::select! {
-                    permit = self.turn.permit(self.head, body, place, again) => permit,
-                    () = self.engine.shared.refuse_waiting.cancelled() => Err(Fault::Draining),
-                },
-                Err(fault) => Err(fault),
-            };
-            let waited = clock::now().saturating_duration_since(began);
-            record.queued += waited;
-            record.waited += waited;
-            self.turn.gate.metrics.queue_wait.observe(waited.as_secs_f64());
-            let permit = permit?;
-            let send = body.next().ok_or(Fault::BadBody)?;
-
-            record.attempts += 1;
-            let began = clock::read_anew();
-            let first_byte_max = self.route.settings.deadlines.first_byte;
-            let sent = pool.send(self.request(send), permit, self.want, first_byte_max).await;
-            record.upstream += clock::now().saturating_duration_since(began);
-            let trouble = match sent {
-                Ok((response, mut hold)) => match self.heard(&response, &mut hold)? {
-                    Heard::Good => return Ok(Answer::Good(Box::new((response, hold)))),
-                    Heard::Suspect(failure) => match Box::pin(self.examined(failure, response, hold)).await {
-                        Examination::Passed(examined) => return Ok(Answer::Examined(examined, false)),
-                        Examination::Trouble(trouble) => trouble,
-                    },
-                },
-                Err(failed) => Box::new(self.failed(failed, body)?),
-            };
-            match trouble.failure {
-                Failure::Bounced(attribution) => record.refused(attribution),
-                Failure::Overload => record.refused(Attribution::Overload),
-                Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
-            }
-            let verdict = self.verdict(&trouble, body.is_replayable(), began);
-            let Verdict::Retry { after } = verdict else {
-                return match trouble.cause {
-                    Cause::Answer(answer) => Ok(Answer::Examined(answer, record.attempts > 1)),
-                    Cause::Fault(fault) => Err(fault),
-                };
-            };
-            self.turn.gate.metrics.retried(trouble.failure);
-            tracing::debug!(
-                upstream = self.turn.gate.upstream(),
-                account = self.turn.gate.account(),
-                reason = trouble.failure.label(),
-                after_ms = after.as_millis() as u64,
-                "attempt is made again"
-            );
-            if let Cause::Answer(answer) = trouble.cause {
-                self.last = answer.set_aside().map(Box::new);
-            }
-            if !after.is_zero() {
-                let refused = self.engine.shared.refuse_waiting.run_until_cancelled(tokio::time::sleep(after));
-                Box::pin(refused).await.ok_or(Fault::Draining)?;
-                record.waited += after;
-            }
-        }
-    }
-
-    fn request(&self, body: SendBody) -> Request<SendBody> {
-        let mut request = Request::new(body);
-        request.method_mut().clone_from(&self.head.method);
-        request.uri_mut().clone_from(&self.head.uri);
-        request.headers_mut().clone_from(&self.head.headers);
-        request
-    }
-
-    /// A response head arrived.
-    fn heard(&self, response: &Response<Incoming>, hold: &mut Hold) -> Result<Heard, Fault> {
-        let status = response.status();
-        if let Some(permit) = hold.permit() {
-            permit.gate().metrics.first_byte.observe(permit.age().as_secs_f64());
-        }
-        if !strict::answer(response, &self.head.headers) {
-            return Err(Fault::UpstreamProtocol);
-        }
-        let said = signals::from_head(self.route.settings.preset, status, response.headers(), SystemTime::now);
-        let failure = answer::failure_of(status, &said);
-        if failure.is_some() || answer::may_refuse(response, &said) {
-            return Ok(Heard::Suspect(failure));
-        }
-        if let Some(permit) = hold.permit() {
-            permit.observe(answer::outcome_of(status), Some((status.as_u16(), &said)));
-        }
-        Ok(Heard::Good)
-    }
-
-    /// Reads the body of an answer that may lead to another attempt. `failure`: what its head says.
-    async fn examined(&self, failure: Option<Failure>, response: Response<Incoming>, hold: Hold) -> Examination {
-        let reused = hold.reused();
-        let Some(examined) = Examined::read(failure, self.route.settings.preset, response, hold).await else {
-            return Examination::Trouble(Box::new(Trouble {
-                failure: Failure::Broken,
-                signals: Signals::default(),
-                reused,
-                cause: Cause::Fault(Fault::UpstreamProtocol),
-            }));
-        };
-        let examined = Box::new(examined);
-        match examined.failure {
-            None => Examination::Passed(examined),
-            Some(failure) => Examination::Trouble(Box::new(Trouble {
-                failure,
-                signals: examined.signals,
-                reused: false,
-                cause: Cause::Answer(examined),
-            })),
-        }
-    }
-
-    /// No response head arrived.
-    fn failed(&self, failed: Failed, body: &mut RequestBody) -> Result<Trouble, Fault> {
-        let observe = |permit: Option<Permit>, outcome| {
-            if let Some(mut permit) = permit {
-                permit.observe(outcome, None);
-            }
-        };
-        let (failure, reused, fault) = match failed {
-            Failed::Unsent { request, permit, why } => {
-                body.give_back(request.into_body());
-                // A name that does not resolve and a certificate that does not verify are no matter of load.
-                let load = matches!(why, Unreached::Connect | Unreached::Timeout);
-                observe(permit, if load { Outcome::Overloaded } else { Outcome::Ignored });
-                (Failure::Unreached, false, Fault::Unreachable(why))
-            }
-            Failed::Unprocessed { permit } => {
-                observe(permit, Outcome::Ignored);
-                (Failure::Unreached, false, Fault::UpstreamProtocol)
-            }
-            Failed::Sent { permit, reused, error } => {
-                observe(permit, Outcome::Ignored);
-                if let Some(upload) = body.upload().filter(|upload| upload.has_failed()) {
-                    return Err(if upload.was_too_long() { Fault::LongBody } else { Fault::BadBody });
-                }
-                tracing::debug!(upstream = self.turn.gate.upstream(), %error, "attempt broke");
-                (Failure::Broken, reused, Fault::UpstreamProtocol)
-            }
-            Failed::Silent { .. } if body.upload().is_some_and(|upload| upload.fell_silent()) => {
-                return Err(Fault::RequestTimeout);
-            }
-            Failed::Silent { after } => (Failure::TimedOut, false, Fault::FirstByteTimeout(after)),
-        };
-        Ok(Trouble { failure, signals: Signals::default(), reused, cause: Cause::Fault(fault) })
-    }
-
-    /// `began`: when the attempt did.
-    fn verdict(&mut self, trouble: &Trouble, replayable: bool, began: Instant) -> Verdict {
-        if !matches!(trouble.failure, Failure::Bounced(_)) {
-            self.failures += 1;
-        }
-        let mut remaining = self.turn.remaining();
-        if let Cause::Fault(Fault::Unreachable(_)) = trouble.cause {
-            // An upstream that is away is away for all: its clients are told while they still can turn elsewhere.
-            let since = *self.unreached_since.get_or_insert(began);
-            let connect_max = self.route.settings.deadlines.connect;
-            remaining = remaining.min(connect_max.saturating_sub(clock::now().saturating_duration_since(since)));
-        } else {
-            self.unreached_since = None;
-        }
-        self.turn.gate.verdict(&Facts {
-            failure: trouble.failure,
-            replayable,
-            idempotent: head::is_idempotent(&self.head.method),
-            keyed: self.keyed,
-            reused: trouble.reused,
-            failures: self.failures,
-            signals: trouble.signals,
-            remaining,
-        })
-    }
-}
-
-/// What a response head tells.
-enum Heard {
-    /// The answer is passed on.
-    Good,
-    /// It may lead to another attempt: the failure it is, if its head says so.
-    Suspect(Option<Failure>),
-}
-
-/// What the body of such an answer tells.
-enum Examination {
-    Passed(Box<Examined>),
-    Trouble(Box<Trouble>),
-}
-
-/// An attempt that may be made again.
-struct Trouble {
-    failure: Failure,
-    signals: Signals,
-    reused: bool,
-    cause: Cause,
-}
-
-/// What the client gets if it is not made again.
-enum Cause {
-    Answer(Box<Examined>),
-    Fault(Fault),
 }
 
 impl Shared {

@@ -79,6 +79,11 @@ impl Record {
         }
     }
 
+    /// Tidegate failed inside.
+    pub fn panicked(&mut self) {
+        (self.end, self.fault) = (End::Fault, Some(FaultKind::Internal));
+    }
+
     /// `trace: headers`.
     pub fn write_trace(&self, headers: &mut HeaderMap) {
         headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(self.attempts));

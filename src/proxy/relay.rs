@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::{clock, fault::FaultKind, metrics::End, provider::usage::UsageScanner, upstream::Hold};
+use crate::{clock, metrics::End, provider::usage::UsageScanner, upstream::Hold};
 
 use super::{head, record::Record};
 
@@ -55,7 +55,7 @@ pub struct Relay {
     end_by: Option<Instant>,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    record: Box<Record>,
+    record: Record,
 }
 
 /// Why a body was cut.
@@ -78,7 +78,7 @@ pub enum Cut {
 impl OutBody {
     /// An answer of Tidegate's own. Without a record nothing is counted.
     #[must_use]
-    pub fn own(data: Bytes, record: Option<Box<Record>>) -> Self {
+    pub fn own(data: Bytes, record: Option<Record>) -> Self {
         match record {
             Some(record) => Self::held(data, None, true, record),
             None => Self::Full { data, trailers: None, announced: true, record: None },
@@ -88,9 +88,9 @@ impl OutBody {
     /// An answer of the upstream that was read in full. `announced`: it had told its length ahead; one that had not
     /// goes down the way it came.
     #[must_use]
-    pub fn held(data: Bytes, trailers: Option<Box<HeaderMap>>, announced: bool, mut record: Box<Record>) -> Self {
+    pub fn held(data: Bytes, trailers: Option<Box<HeaderMap>>, announced: bool, mut record: Record) -> Self {
         record.response_bytes = data.len() as u64;
-        Self::Full { data, trailers, announced, record: Some(record) }
+        Self::Full { data, trailers, announced, record: Some(Box::new(record)) }
     }
 
     /// An answer passed on as it comes, after `prefix`.
@@ -101,7 +101,7 @@ impl OutBody {
         hold: Hold,
         idle_max: Option<Duration>,
         end_by: Option<Instant>,
-        record: Box<Record>,
+        record: Record,
     ) -> Self {
         let last = clock::now();
         let honest = hold.is_http1();
@@ -129,12 +129,10 @@ impl OutBody {
     /// It panicked: nothing more comes of it, and its slot comes back.
     pub fn panicked(&mut self) -> Cut {
         let broken = std::mem::replace(self, Self::own(Bytes::new(), None));
-        let record = match broken {
-            Self::Full { record, .. } => record,
-            Self::Relay(relay) => Some(relay.record),
-        };
-        if let Some(mut record) = record {
-            (record.end, record.fault) = (End::Fault, Some(FaultKind::Internal));
+        match broken {
+            Self::Full { record: Some(mut record), .. } => record.panicked(),
+            Self::Full { record: None, .. } => {}
+            Self::Relay(mut relay) => relay.record.panicked(),
         }
         Cut::Internal
     }

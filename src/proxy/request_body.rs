@@ -103,18 +103,20 @@ enum Kind {
 }
 
 impl RequestBody {
-    /// Reads a body of up to `max_bytes` whole, as far as the budget allows; leaves any other untouched.
+    /// Reads a body of up to `max_bytes` whole, as far as the budget allows; takes any other as it is.
+    ///
+    /// By reference, since a future keeps a place for whatever is passed to it.
     pub(super) async fn read(
-        body: ClientBody,
+        unread: &mut Option<ClientBody>,
         headers: &HeaderMap,
         max_bytes: u64,
         budget: &Arc<BufferBudget>,
         silence_max: Option<Duration>,
         client: &Client,
     ) -> Result<Self, Fault> {
-        if body.is_end_stream() {
+        let Some(body) = unread.as_mut().filter(|body| !body.is_end_stream()) else {
             return Ok(Self::buffered(Bytes::new(), None, false, None));
-        }
+        };
         let mut share = Share { budget: Arc::clone(budget), bytes: 0 };
         match body.size_hint().exact() {
             Some(length) if length <= max_bytes && share.grow(length) => {
@@ -124,14 +126,14 @@ impl RequestBody {
                 read
             }
             // Reading it would ask the client for it (100 Continue), long before the upstream takes it.
-            Some(_) => Ok(Self::streaming(Bytes::new(), body, silence_max)),
-            None if headers.contains_key(header::EXPECT) => Ok(Self::streaming(Bytes::new(), body, silence_max)),
-            None => Self::unannounced(body, max_bytes, share, silence_max).await,
+            Some(_) => Self::streaming(Bytes::new(), unread.take(), silence_max),
+            None if headers.contains_key(header::EXPECT) => Self::streaming(Bytes::new(), unread.take(), silence_max),
+            None => Box::pin(Self::unannounced(unread, max_bytes, share, silence_max)).await,
         }
     }
 
     async fn announced(
-        mut body: ClientBody,
+        body: &mut ClientBody,
         length: u64,
         share: Share,
         silence_max: Option<Duration>,
@@ -164,11 +166,12 @@ impl RequestBody {
     }
 
     async fn unannounced(
-        mut body: ClientBody,
+        unread: &mut Option<ClientBody>,
         max_bytes: u64,
         mut share: Share,
         silence_max: Option<Duration>,
     ) -> Result<Self, Fault> {
+        let body = unread.as_mut().ok_or(Fault::BadBody)?;
         let mut read = Pieces::default();
         let pace = Pace { began: clock::now(), silence_max };
         // One that drips, with shorter pauses, is a conversation too.
@@ -195,17 +198,18 @@ impl RequestBody {
         if body.is_end_stream() {
             return Ok(Self::buffered(prefix, trailers, true, Some(share)));
         }
-        Ok(Self::streaming(prefix, body, silence_max))
+        Self::streaming(prefix, unread.take(), silence_max)
     }
 
     fn buffered(data: Bytes, trailers: Option<Box<HeaderMap>>, chunked: bool, share: Option<Share>) -> Self {
         Self { kind: Kind::Buffered { data, trailers, chunked }, _share: share }
     }
 
-    fn streaming(prefix: Bytes, rest: ClientBody, silence_max: Option<Duration>) -> Self {
+    fn streaming(prefix: Bytes, rest: Option<ClientBody>, silence_max: Option<Duration>) -> Result<Self, Fault> {
+        let rest = rest.ok_or(Fault::BadBody)?;
         let upload = Arc::new(Upload::new(silence_max));
         let unsent = SendBody::Streaming { prefix, rest, upload: Arc::clone(&upload) };
-        Self { kind: Kind::Streaming { unsent: Some(unsent), upload }, _share: None }
+        Ok(Self { kind: Kind::Streaming { unsent: Some(unsent), upload }, _share: None })
     }
 
     /// The bytes held; empty for a body that streams.

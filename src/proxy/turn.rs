@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::request;
+use http::{Uri, request};
 
 use crate::{
     clock,
@@ -59,12 +59,13 @@ impl Turn {
     pub(super) async fn permit(
         &self,
         head: &mut request::Parts,
+        target: &mut Uri,
         body: &mut RequestBody,
         place: Place,
         again: bool,
     ) -> Result<Permit, Fault> {
         if !again {
-            head::compact(head);
+            head::compact(head, target);
             body.compact();
         }
         let permit = self.waited(place, again).await?.map_err(|refusal| self.fault(refusal))?;

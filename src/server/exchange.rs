@@ -38,9 +38,8 @@ impl Service<Request<Incoming>> for Exchanges {
     type Error = Infallible;
     type Future = Exchange;
 
-    fn call(&self, request: Request<Incoming>) -> Exchange {
+    fn call(&self, mut request: Request<Incoming>) -> Exchange {
         let open = self.watch.begin(request.body().size_hint().exact());
-        let mut request = Box::new(request);
         if self.watch.take_fragment() {
             // No more than any other target that is not a path, now that nobody can tell what it was.
             *request.uri_mut() = Uri::from_static("*");

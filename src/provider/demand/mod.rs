@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 
 pub use crate::control::cost::Demand;
@@ -14,13 +14,45 @@ use crate::provider::{count::Count, members::Members, names, quotes};
 #[cfg(test)]
 mod tests;
 
+/// What a request's head tells of its body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its length.
+    bytes: Option<usize>,
+    /// It has a type, and that is JSON.
+    is_json: Option<bool>,
+}
+
+impl Told {
+    /// What these headers tell.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut told = Self::default();
+        headers.get_all(header::CONTENT_LENGTH).iter().for_each(|value| told.note_length(value));
+        headers.get_all(header::CONTENT_TYPE).iter().for_each(|value| told.note_type(value));
+        told
+    }
+
+    /// A `Content-Length`. The first number counts.
+    pub fn note_length(&mut self, value: &HeaderValue) {
+        self.bytes = self.bytes.or_else(|| value.to_str().ok()?.parse().ok());
+    }
+
+    /// A `Content-Type`. The first counts.
+    pub fn note_type(&mut self, value: &HeaderValue) {
+        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is_json = kind.last_chunk().is_some_and(|end: &[u8; 4]| end.eq_ignore_ascii_case(b"json"));
+        self.is_json.get_or_insert(is_json);
+    }
+}
+
 /// What a request asks for. `body` is what is held of its body; of one that only passes through, the length is still
 /// known from the head.
 #[must_use]
-pub fn demand(headers: &HeaderMap, path: &str, body: &[u8]) -> Demand {
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let bytes = told.unwrap_or(0).max(body.len());
-    let asked = if is_json(headers) { Asked::of(body) } else { Asked::default() };
+pub fn demand(told: &Told, path: &str, body: &[u8]) -> Demand {
+    let bytes = told.bytes.unwrap_or(0).max(body.len());
+    // A body that says nothing of its type is tried: curl's users forget it.
+    let asked = if told.is_json.unwrap_or(true) { Asked::of(body) } else { Asked::default() };
     let stream = asked.stream || streams(path);
     let model = model_in(path).map(Cow::Borrowed).or(asked.model);
     Demand {
@@ -63,14 +95,6 @@ fn streams(path: &str) -> bool {
     }
     let action = path.rsplit('/').next().unwrap_or_default();
     action.contains(":stream") || action.ends_with("-stream")
-}
-
-/// A body that says nothing of its type is tried: curl's users forget it.
-fn is_json(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_none_or(|value| {
-        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        kind.last_chunk().is_some_and(|end: &[u8; 4]| end.eq_ignore_ascii_case(b"json"))
-    })
 }
 
 /// The fields of a body that matter.

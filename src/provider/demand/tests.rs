@@ -3,6 +3,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn demand(headers: &HeaderMap, path: &str, body: &[u8]) -> Demand {
+    super::demand(&Told::of(headers), path, body)
+}
+
 fn json() -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))])
 }

@@ -36,7 +36,7 @@ pub fn from_head(
     local_now: impl FnOnce() -> SystemTime,
 ) -> Signals {
     // Most answers say nothing of all this, and each header looked for by name costs as much as this look at all.
-    if !headers.keys().any(|name| BEGINNINGS.iter().any(|beginning| name.as_str().starts_with(beginning))) {
+    if !headers.keys().any(|name| may_tell(name.as_str())) {
         return Signals::default();
     }
     let now = texts(headers, header::DATE.as_str()).find_map(durations::date).unwrap_or_else(local_now);
@@ -57,6 +57,14 @@ pub fn from_head(
         budgets,
         refused: None,
     }
+}
+
+/// Whether a header of this name may be read by [`from_head`].
+#[must_use]
+pub fn may_tell(name: &str) -> bool {
+    // Hardly any begins so.
+    matches!(name.as_bytes().first(), Some(b'a' | b'r' | b'x'))
+        && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 /// How the names begin of all headers that are read.

@@ -13,19 +13,19 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Number;
-use tidegate::provider::demand;
+use tidegate::provider::demand::{self, Told};
 use tidegate_fuzz::head;
 
 fuzz_target!(|data: &[u8]| {
     let (lines, body) = head(data);
     let Some(path) = lines.first().and_then(|path| std::str::from_utf8(path).ok()) else { return };
-    let json = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let typed = |kind| Told::of(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]));
+    let json = typed("application/json");
     let (demanded, model) = (demand::demand(&json, path, body), demand::model(path, body));
     assert_eq!(demanded.input_tokens as usize, body.len() / 4);
-    assert_eq!(demanded, demand::demand(&HeaderMap::new(), path, body), "without a type");
+    assert_eq!(demanded, demand::demand(&Told::default(), path, body), "without a type");
     let by_path = demand::demand(&json, path, b"");
-    let text = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
-    let unread = demand::demand(&text, path, body);
+    let unread = demand::demand(&typed("text/plain"), path, body);
     assert_eq!(
         (unread.model, unread.stream, unread.output_tokens_max, unread.read),
         (by_path.model, by_path.stream, None, false)
