@@ -168,10 +168,14 @@ pub(crate) fn compact(head: &mut request::Parts, target: &mut Uri) {
             value.set_sensitive(sensitive);
         }
     }
-    for uri in [&mut head.uri, target] {
-        if let Ok(copy) = Uri::try_from(uri.to_string()) {
-            *uri = copy;
-        }
+    let is_same = head.uri == *target;
+    if let Ok(copy) = Uri::try_from(target.to_string()) {
+        *target = copy;
+    }
+    if is_same {
+        head.uri.clone_from(target);
+    } else if let Ok(copy) = Uri::try_from(head.uri.to_string()) {
+        head.uri = copy;
     }
 }
 

@@ -360,16 +360,17 @@ impl<W> GateCore<W> {
         if self.queue.is_empty() || self.in_flight < self.allowed() || now < self.unrefused_at(since) {
             return;
         }
-        let before = (self.allowed(), self.opening.is_some());
         if let Some(opening) = self.opening {
             self.opening = self.opened(opening, now);
+        } else {
+            let change = self.limit.unrefused(now);
+            if change.is_none() {
+                return;
+            }
+            self.changed(change);
         }
-        let change = if before.1 { None } else { self.limit.unrefused(now) };
-        self.changed(change);
-        if change.is_some() || before != (self.allowed(), false) {
-            self.full_since = None;
-            self.note_full(now);
-        }
+        self.full_since = None;
+        self.note_full(now);
     }
 
     /// The next step of an opening; `None`: it is over.
