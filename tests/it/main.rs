@@ -37,4 +37,5 @@ mod secrets;
 mod support;
 mod tidy;
 mod tls;
+mod traces;
 mod ways;
