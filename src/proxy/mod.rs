@@ -38,13 +38,14 @@ use crate::{
     control::{
         limit::Outcome,
         retry::{Facts, Failure, Verdict},
-        signals::{Attribution, Signals},
+        signals::Signals,
     },
     fault::{Fault, Unreached},
     gate::{Gate, Permit},
     metrics::{End, Metrics},
     provider::{demand, presets::Preset, signals},
     tasks::Tasks,
+    traces::Traces,
     upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
 };
 
@@ -72,6 +73,8 @@ pub struct Shared {
     pub refuse_waiting: CancellationToken,
     /// Not ready for new work: draining, or not started yet.
     pub draining: AtomicBool,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 /// One per thread: the shared parts, and this thread's own connections.
@@ -101,7 +104,7 @@ impl Engine {
         client: Arc<Client>,
     ) -> Result<Response<OutBody>, Infallible> {
         let snapshot = self.shared.snapshot.load_full();
-        let mut record = Some(Box::new(Record::new()));
+        let mut record = Some(Box::new(Record::of(&request, &self.shared.traces)));
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let http1 = request.version() <= http::Version::HTTP_11;
         let fault = match self.exchange(request, &client, &snapshot, &mut record).await {
@@ -187,6 +190,7 @@ impl Engine {
         noted.waited = clock::now().saturating_duration_since(noted.started);
         noted.request_bytes = body.held().len() as u64;
         noted.upload = body.upload().cloned();
+        noted.span.asked(noted.waited, settings, head.uri.path(), body.held());
 
         let gate = route.gate(&head, body.held(), snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));
@@ -337,11 +341,10 @@ impl Story<'_> {
             let permit = permit?;
             let send = body.next().ok_or(Fault::BadBody)?;
 
-            record.attempts += 1;
-            let began = clock::read_anew();
+            let began = record.leaves();
             let first_byte_max = self.route.settings.deadlines.first_byte;
             let sent = pool.send(self.request(send), permit, self.want, first_byte_max).await;
-            record.upstream += clock::now().saturating_duration_since(began);
+            record.heard(began, sent.as_ref().ok().map(|(response, _)| response.status()));
             let trouble = match sent {
                 Ok((response, mut hold)) => match self.heard(&response, &mut hold)? {
                     Heard::Good => return Ok(Answer::Good(Box::new((response, hold)))),
@@ -352,11 +355,7 @@ impl Story<'_> {
                 },
                 Err(failed) => Box::new(self.failed(failed, body)?),
             };
-            match trouble.failure {
-                Failure::Bounced(attribution) => record.refused(attribution),
-                Failure::Overload => record.refused(Attribution::Overload),
-                Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
-            }
+            record.failed(trouble.failure);
             let verdict = self.verdict(&trouble, body.is_replayable(), began);
             let Verdict::Retry { after } = verdict else {
                 return match trouble.cause {

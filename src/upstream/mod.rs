@@ -4,6 +4,8 @@
 //! decides what may be sent again, and when an abandoned attempt is really gone, which decides when its slot is free.
 //! It is also cheaper: everything of a request stays on one thread.
 
+#[cfg(feature = "otlp")]
+mod ask;
 mod body;
 mod connect;
 mod hold;
