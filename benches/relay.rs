@@ -208,6 +208,7 @@ async fn proxy(upstream: SocketAddr) -> Result<SocketAddr> {
         metrics: Arc::clone(&metrics),
         refuse_waiting: CancellationToken::new(),
         draining: AtomicBool::new(false),
+        traces: Default::default(),
     });
     let (acceptors, mut handed) = Acceptors::new(1, config.limits, metrics);
     let server = Server {

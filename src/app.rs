@@ -25,6 +25,7 @@ use crate::{
     proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
     server::{self, Acceptors, Server, TlsError},
     tasks::Tasks,
+    traces::{Traces, TracesError},
     upstream::{Connector, ConnectorError, Ways},
 };
 
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The listener's TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Spans cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
 }
 
 /// A running Tidegate.
@@ -92,6 +96,7 @@ impl App {
         let snapshot = compiler.compile(Arc::clone(&config), None)?;
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
+        let traces = Traces::start(&config, &metrics)?;
         let (listener, proxy) = bind("listen", config.listen)?;
         let admin_listener = config.admin.map(|address| bind("admin", address)).transpose()?;
         let shared = Arc::new(Shared {
@@ -100,6 +105,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             refuse_waiting: CancellationToken::new(),
             draining: AtomicBool::new(false),
+            traces,
         });
         for (key, address, others_may) in config.exposed() {
             tracing::warn!(key, %address, "other machines can reach this address and {others_may}; nobody is asked who they are");
@@ -181,6 +187,7 @@ impl App {
             ("admin", started.admin != config.admin),
             ("threads", started.threads != config.threads),
             ("limits", limits != config.limits),
+            ("otlp", started.otlp != config.otlp),
         ]
         .into_iter()
         .filter_map(|(key, changed)| changed.then_some(key))
@@ -198,7 +205,9 @@ impl App {
             self.shared.refuse_waiting.cancel();
             self.connections.finished(LAST_WORDS_MAX).await;
         }
-        self.connections.len()
+        let cut = self.connections.len();
+        self.shared.traces.flush().await;
+        cut
     }
 
     /// Stops everything at once and waits for the threads. Call after [`drain`](Self::drain).

@@ -18,12 +18,13 @@
 //! | [`cli`] | arguments, help, exit codes | `app`, `config`, `demo`, `mock`, `top` |
 //! | [`app`] | the composition root: builds, spawns, reloads, drains | every room below |
 //! | [`server`] | accepting clients: TLS, HTTP/1.1, HTTP/2, graceful end | `proxy`, `config` |
-//! | [`proxy`] | the life of an exchange, top to bottom in `Engine::handle` | `gate`, `upstream`, `provider`, `control`, `config` |
+//! | [`proxy`] | the life of an exchange, top to bottom in `Engine::handle` | `gate`, `upstream`, `provider`, `control`, `config`, `traces` |
 //! | [`gate`] | the async shell of admission: waiting, hand-over, giving back | `control` |
 //! | [`control`] | **pure**: gate, queue, limit algorithms, rates, what refusals mean, retry table | nothing but `std` |
 //! | [`upstream`] | connections to the upstream, a small pool per thread | `gate` (permits travel along), `config` |
 //! | [`provider`] | what upstreams say: headers, error bodies, usage; what requests ask for; presets | `control` (its `Signals` and costs) |
 //! | [`config`] | YAML and flags to validated values | `control`, `provider` |
+//! | [`traces`] | spans of exchanges, for an OpenTelemetry collector; empty without the feature `otlp` | `upstream`, `provider`, `control`, `config` |
 //! | [`admin`] | metrics, health, status, drain | `proxy`, `gate`, `control` (views), `metrics` |
 //! | [`top`] | the status page in a terminal | `config` (defaults) |
 //! | [`mock`], [`demo`] | the embedded rate-limited API, and the show | servers and clients of their own |
@@ -105,5 +106,6 @@ pub mod server;
 pub mod tasks;
 pub mod telemetry;
 pub mod top;
+pub mod traces;
 pub mod upstream;
 pub mod watch;

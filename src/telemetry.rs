@@ -2,7 +2,7 @@
 //!
 //! Field names: `upstream`, `account`, `end`, `status`, `fault`, `attempts`, `queued_ms`, `took_ms`, `request_bytes`,
 //! `response_bytes`, `from`, `to`, `reason`, `for_ms`, `after_ms`, `error`, `usage`; of a panic `place`, `thread`, `said`,
-//! `backtrace`.
+//! `backtrace`; of a collector `url`.
 
 use std::{
     any::Any,

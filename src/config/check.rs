@@ -7,6 +7,7 @@ use super::{
     de::{At, Named, Value},
     defaults,
     file::{self, Root},
+    otlp,
     problem::{Origin, Problem},
     upstream,
     values::size_text,
@@ -36,6 +37,7 @@ pub(super) fn config(root: Root) -> Result<Config, Problem> {
         limits: limits(&root.limits)?,
         drain: drain(&root.drain)?,
         trace: trace(root.trace.as_ref())?,
+        otlp: root.otlp.map(otlp::otlp).transpose()?,
     })
 }
 

@@ -116,7 +116,9 @@ impl<'de> Deserializer<'de> for &'de Node {
             (NAMED, Kind::Null) => visitor.visit_map(Entries { rest: [].iter(), value: None }),
             (NAMED, Kind::Mapping(_)) => self.deserialize_any(visitor),
             (NAMED, _) => {
-                Err(self.origin.problem(format_args!("{}, expected names and numbers, such as `pro: 50`", self.is())))
+                let example =
+                    if self.key == "tiers" { "numbers, such as `pro: 50`" } else { "values, such as `x-team: ml`" };
+                Err(self.origin.problem(format_args!("{}, expected names and {example}", self.is())))
             }
             _ => visitor.visit_newtype_struct(self),
         }

@@ -83,6 +83,15 @@ pub const TRACE: Trace = Trace::Off;
 /// The largest chat requests without pictures fit; 256 MiB is what a sidecar may cost. Guesses.
 pub const BUFFERS: Buffers = Buffers { request_max_bytes: 4 << 20, total_max_bytes: 256 << 20 };
 
+/// A collector on this machine, where OTLP over HTTP is taken by default.
+pub const OTLP_ENDPOINT: &str = "http://127.0.0.1:4318";
+
+/// All of them, as OpenTelemetry's SDKs have it: an API with a limit sees few requests.
+pub const OTLP_SAMPLE: f64 = 1.0;
+
+/// The program's name.
+pub const OTLP_SERVICE_NAME: &str = "tidegate";
+
 /// Bounds that a single process on a usual descriptor limit can keep. Guesses.
 pub const LIMITS: Limits = Limits {
     connections_max: 20_000,

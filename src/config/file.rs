@@ -66,6 +66,7 @@ pub(super) struct Root {
     pub(super) buffers: Buffers,
     pub(super) limits: Limits,
     pub(super) drain: Drain,
+    pub(super) otlp: Option<At<Otlp>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -219,6 +220,15 @@ pub(super) struct Limits {
     pub(super) header_timeout: Option<Value>,
     pub(super) send_timeout: Option<Value>,
     pub(super) accounts_max: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Otlp {
+    pub(super) endpoint: Option<Value>,
+    pub(super) sample: Option<Value>,
+    pub(super) headers: Option<Named>,
+    pub(super) service_name: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

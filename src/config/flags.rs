@@ -6,6 +6,7 @@ use super::{
     Config, ConfigError, check,
     de::{At, Value},
     file::{self, Root},
+    otlp,
     problem::{Origin, Problem},
 };
 
@@ -49,7 +50,9 @@ impl Config {
                 .problem("not given; write `tidegate --upstream https://api.openai.com`, or `tidegate --config FILE`")),
             None => Ok(Root::default()),
         };
-        root.and_then(|root| overrides.lay_over(root)).and_then(check::config).map_err(|problem| problem.in_file(&name))
+        root.and_then(|root| overrides.lay_over(otlp::lay_under(root, env)))
+            .and_then(check::config)
+            .map_err(|problem| problem.in_file(&name))
     }
 
     /// The configuration of `tidegate --upstream URL`: everything else has its default, the name is the URL's host.

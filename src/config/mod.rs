@@ -2,12 +2,12 @@
 //!
 //! The way of a file: `env` masks `${NAME}`, `tree` parses (the only place that knows the YAML crate), `de` lets serde
 //! read the tree into the shapes of `file`, `flags` lays the command line over them, `check`, `upstream`,
-//! `account` and `limit` turn them into the types below with the help of `values`. `show` goes the other way, `advice`
+//! `account`, `limit` and `otlp` turn them into the types below with the help of `values`. `show` goes the other way, `advice`
 //! names what is legal and unwise, `init` writes a file to start from, `schema` tells editors what may stand in one.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::{HeaderName, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 
 use crate::provider::presets::Preset;
 
@@ -26,6 +26,7 @@ pub mod file;
 mod flags;
 pub mod init;
 mod limit;
+mod otlp;
 mod problem;
 mod schema;
 pub mod show;
@@ -65,6 +66,8 @@ pub struct Config {
     pub drain: Drain,
     /// Whether answers carry `x-tidegate-attempts` and its kin.
     pub trace: Trace,
+    /// Where spans go; `None`: nowhere. Always so in a binary without the feature `otlp`.
+    pub otlp: Option<Otlp>,
 }
 
 impl Config {
@@ -297,6 +300,19 @@ pub enum Trace {
     Headers,
     /// Nothing is added.
     Off,
+}
+
+/// Where spans go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Otlp {
+    /// The collector's base URL; never has a query.
+    pub endpoint: Uri,
+    /// Share of the traces that begin here and are recorded, 0 to 1.
+    pub sample: f64,
+    /// Sent along with each export; the values are marked as secrets.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the spans' sender is called.
+    pub service_name: String,
 }
 
 #[cfg(test)]

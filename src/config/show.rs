@@ -8,11 +8,12 @@ use super::{
 };
 
 /// The configuration in effect as YAML, every key given. It loads again and gives the same configuration; credentials
-/// are known by their hash alone.
+/// are known by their hash alone, and those for a collector not at all.
 #[must_use]
 pub fn effective(config: &Config) -> String {
     let mut text = String::new();
-    let Config { listen, tls, admin, admin_hosts, threads, tiers, upstreams, buffers, limits, drain, trace } = config;
+    let Config { listen, tls, admin, admin_hosts, threads, tiers, upstreams, buffers, limits, drain, trace, otlp } =
+        config;
     let mut line = |content: String| {
         text.push_str(&content);
         text.push('\n');
@@ -52,8 +53,20 @@ pub fn effective(config: &Config) -> String {
         limits.accounts_max
     ));
     line(format!("drain: {{ delay: {}, max: {} }}", time_text(drain.delay), time_text(drain.max)));
+    if let Some(otlp) = otlp {
+        line("otlp:".to_owned());
+        line(format!("  endpoint: {}", quoted(&otlp.endpoint.to_string())));
+        line(format!("  sample: {}", otlp.sample));
+        let headers: Vec<String> =
+            otlp.headers.iter().map(|(name, _)| format!("{}: {HIDDEN}", quoted(name.as_str()))).collect();
+        line(format!("  headers: {{ {} }}", headers.join(", ")));
+        line(format!("  service_name: {}", quoted(&otlp.service_name)));
+    }
     text
 }
+
+/// What stands for a value that is not shown, and is a value itself.
+const HIDDEN: &str = "hidden";
 
 fn upstream_lines(upstream: &Upstream, line: &mut impl FnMut(String)) {
     let Upstream { limit, queue, retry, deadlines, tls, .. } = upstream;

@@ -255,6 +255,7 @@ fn unsupported_tag(tag: &Tag, origin: Origin, key: &str) -> Problem {
 /// Where a credential stands, or one that was put into the wrong place: its text is in no message.
 fn holds_credential(key: &str) -> bool {
     matches!(key, "account.tiers" | "account.tiers.credential" | "account.tiers.sha256")
+        || key.starts_with("otlp.headers")
 }
 
 fn size(node: &Node) -> usize {

@@ -77,7 +77,7 @@ fn upstream(origin: Origin, shape: file::Upstream, tiers: &Tiers) -> Result<Upst
 }
 
 /// `https://host[:port][/base]`.
-fn url(value: &Value) -> Result<Uri, Problem> {
+pub(super) fn url(value: &Value) -> Result<Uri, Problem> {
     let text = value.text.as_str();
     let Some((scheme, rest)) = text.split_once("://") else {
         if text.contains(['@', '?']) {

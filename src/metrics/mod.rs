@@ -72,6 +72,8 @@ const DIRECTIONS: [&str; 2] = ["request", "response"];
 const TOKENS: [&str; 3] = ["cached", "input", "output"];
 /// Labels of `tidegate_config_reloads_total`.
 const RELOADS: [&str; 2] = ["accepted", "rejected"];
+/// Labels of `tidegate_spans_dropped_total`.
+const SPANS_DROPPED: [&str; 2] = ["export_failed", "queue_full"];
 /// Sides that hold connections.
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 
@@ -239,6 +241,23 @@ impl Metrics {
         self.faults.with_label_values(&["", "", kind.label()]).inc();
     }
 
+    /// Counts spans that were not sent. To be called once, and only where spans are sent at all.
+    ///
+    /// # Panics
+    ///
+    /// If it is called twice.
+    #[must_use]
+    pub fn spans_dropped(&self) -> SpansDropped {
+        let counter = counter(
+            &self.registry,
+            "tidegate_spans_dropped_total",
+            "Spans that were not sent to the collector, by reason; only with `otlp`.",
+            &["reason"],
+        );
+        let [export_failed, queue_full] = SPANS_DROPPED.map(|reason| counter.with_label_values(&[reason]));
+        SpansDropped { export_failed, queue_full }
+    }
+
     /// A reload of the configuration ended.
     pub fn reloaded(&self, accepted: bool) {
         let [yes, no] = RELOADS;
@@ -326,6 +345,15 @@ impl Remaining {
     pub fn iter(&self) -> impl Iterator<Item = (Dimension, Option<u64>)> {
         Dimension::ALL.into_iter().zip(self.0)
     }
+}
+
+/// The handles of `tidegate_spans_dropped_total`.
+#[derive(Debug, Clone)]
+pub struct SpansDropped {
+    /// The collector did not take them.
+    pub export_failed: IntCounter,
+    /// They came faster than they went.
+    pub queue_full: IntCounter,
 }
 
 /// The handles of one account.

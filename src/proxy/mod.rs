@@ -41,6 +41,7 @@ use crate::{
     metrics::{End, Metrics},
     provider::{demand, presets::Preset},
     tasks::Tasks,
+    traces::Traces,
     upstream::{ClientBody, Connector, Hold, Pool, Want},
 };
 
@@ -68,6 +69,8 @@ pub struct Shared {
     pub refuse_waiting: CancellationToken,
     /// Not ready for new work: draining, or not started yet.
     pub draining: AtomicBool,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 /// One per thread: the shared parts, and this thread's own connections.
@@ -100,7 +103,7 @@ impl Engine {
         let (mut head, inner) = request.into_parts();
         async move {
             let snapshot = self.shared.snapshot.load_full();
-            let mut record = Some(Record::new());
+            let mut record = Some(Record::of(&head, &self.shared.traces));
             let http1 = head.version <= http::Version::HTTP_11;
             match self.exchange(&mut head, inner, &client, &snapshot, &mut record).await {
                 Ok(mut response) => {
@@ -198,6 +201,7 @@ impl Engine {
         noted.waited = clock::now().saturating_duration_since(noted.started);
         noted.request_bytes = body.held().len() as u64;
         noted.upload = body.upload().cloned();
+        noted.span.asked(noted.waited, settings, head.uri.path(), body.held());
 
         let gate = route.gate(head, body.held(), snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));

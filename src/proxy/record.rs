@@ -5,9 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
 
-use crate::{clock, control::signals::Attribution, fault::FaultKind, gate::Gate, metrics::End, upstream::Upload};
+use crate::{
+    clock,
+    control::{retry::Failure, signals::Attribution},
+    fault::FaultKind,
+    gate::Gate,
+    metrics::End,
+    traces::{Ending, Span, Traces},
+    upstream::Upload,
+};
 
 /// Refusals of one exchange that `trace: headers` shows; later ones are only counted.
 const REFUSALS_SHOWN: usize = 8;
@@ -41,6 +49,8 @@ pub struct Record {
     pub upload: Option<Arc<Upload>>,
     /// Body bytes that went down.
     pub response_bytes: u64,
+    /// What a collector is told of it, if it is.
+    pub span: Span,
 }
 
 impl Record {
@@ -61,11 +71,47 @@ impl Record {
             request_bytes: 0,
             upload: None,
             response_bytes: 0,
+            span: Span::default(),
+        }
+    }
+
+    /// The same, of a request whose head is complete.
+    #[must_use]
+    pub fn of(head: &request::Parts, traces: &Traces) -> Self {
+        let mut record = Self::new();
+        record.span = traces.begin(head, record.started);
+        record
+    }
+
+    /// An attempt leaves. Returns when.
+    pub fn leaves(&mut self) -> Instant {
+        self.attempts += 1;
+        let began = clock::read_anew();
+        self.span.leaves(began, self.waited);
+        began
+    }
+
+    /// The attempt that left at `began` is answered, or failed without an answer.
+    pub fn heard(&mut self, began: Instant, status: Option<StatusCode>) {
+        let now = clock::now();
+        self.upstream += now.saturating_duration_since(began);
+        if let Some(status) = status {
+            self.span.heard(now, status);
+        }
+    }
+
+    /// It may be made again.
+    pub fn failed(&mut self, failure: Failure) {
+        self.span.failed(failure);
+        match failure {
+            Failure::Bounced(attribution) => self.refused(attribution),
+            Failure::Overload => self.refused(Attribution::Overload),
+            Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
         }
     }
 
     /// The upstream refused an attempt.
-    pub fn refused(&mut self, attribution: Attribution) {
+    fn refused(&mut self, attribution: Attribution) {
         if let Some(slot) = self.refusals.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(attribution);
         }
@@ -113,12 +159,26 @@ impl Default for Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(gate) = &self.gate else { return };
         if std::thread::panicking() && self.fault.is_none() {
             (self.end, self.fault) = (End::Fault, Some(FaultKind::Internal));
         }
-        let took = clock::now().saturating_duration_since(self.started);
+        let now = clock::now();
         let request_bytes = self.upload.as_ref().map_or(self.request_bytes, |upload| upload.bytes());
+        self.span.end(&Ending {
+            at: now,
+            end: self.end,
+            status: self.status,
+            fault: self.fault,
+            account: self.gate.as_ref().map(|gate| (gate.upstream(), gate.account())),
+            attempts: self.attempts,
+            queued: self.queued,
+            waited: self.waited,
+            upstream: self.upstream,
+            request_bytes,
+            response_bytes: self.response_bytes,
+        });
+        let Some(gate) = &self.gate else { return };
+        let took = now.saturating_duration_since(self.started);
         gate.metrics.exchange_ended(self.end);
         gate.metrics.exchange.observe(took.as_secs_f64());
         gate.metrics.relayed(request_bytes, self.response_bytes);

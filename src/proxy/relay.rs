@@ -177,6 +177,7 @@ impl Relay {
                     "usage read"
                 );
                 permit.finish(&usage);
+                self.record.span.used(&usage);
             }
             hold.finish();
             self.record.end = End::Complete;

@@ -10,7 +10,7 @@ use crate::{
     control::{
         limit::Outcome,
         retry::{Facts, Failure, Verdict},
-        signals::{Attribution, Signals},
+        signals::Signals,
     },
     fault::{Fault, Unreached},
     gate::Permit,
@@ -81,11 +81,10 @@ impl Story<'_> {
             let permit = permit?;
             let send = body.next().ok_or(Fault::BadBody)?;
 
-            record.attempts += 1;
-            let began = clock::read_anew();
+            let began = record.leaves();
             let first_byte_max = self.route.settings.deadlines.first_byte;
             let sent = pool.send(self.request(send), permit, self.want, first_byte_max).await;
-            record.upstream += clock::now().saturating_duration_since(began);
+            record.heard(began, sent.as_ref().ok().map(|(response, _)| response.status()));
             let examining = match sent {
                 Ok((response, mut hold)) => match self.heard(&response, &mut hold)? {
                     Heard::Good(seen) => return Ok(Answer::Good(response, hold, seen)),
@@ -102,11 +101,7 @@ impl Story<'_> {
                 },
                 Err(trouble) => trouble,
             };
-            match trouble.failure {
-                Failure::Bounced(attribution) => record.refused(attribution),
-                Failure::Overload => record.refused(Attribution::Overload),
-                Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached => {}
-            }
+            record.failed(trouble.failure);
             let verdict = self.verdict(&trouble, body.is_replayable(), began);
             let Verdict::Retry { after } = verdict else {
                 return match trouble.cause {

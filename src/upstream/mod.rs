@@ -5,6 +5,8 @@
 //! It is also cheaper: everything of a request stays on one thread.
 
 mod answered;
+#[cfg(feature = "otlp")]
+mod ask;
 mod body;
 mod connect;
 mod hold;

@@ -15,7 +15,7 @@ fn env(name: &str) -> Option<String> {
         "EMPTY" => "",
         "HOST" | "UPSTREAM_HOST" => "api.example.com",
         "NAME" => "one",
-        "OPENAI_BULK_KEY" | "SECRET" => "sk-ab#: x\"y'",
+        "OPENAI_BULK_KEY" | "OTLP_KEY" | "SECRET" => "sk-ab#: x\"y'",
         "PORT" => "8123",
         _ => return None,
     };
@@ -78,6 +78,9 @@ fn the_reference_states_the_defaults() {
     assert_eq!(reference, Config::for_upstream("https://api.openai.com").unwrap());
 }
 
+/// How the lines of what needs a binary of its own begin.
+const OTLP: [&str; 5] = ["# otlp:", "#   endpoint:", "#   sample:", "#   headers:", "#   service_name:"];
+
 #[test]
 fn the_optional_keys_of_the_reference_are_real() {
     // Every commented-out key, uncommented; `ceiling` excludes `tier`.
@@ -85,12 +88,14 @@ fn the_optional_keys_of_the_reference_are_real() {
         .lines()
         .skip_while(|line| !line.starts_with("listen"))
         .filter(|line| !line.contains("# ceiling:"))
+        .filter(|line| cfg!(feature = "otlp") || !OTLP.iter().any(|key| line.starts_with(key)))
         .map(|line| match line.split_once("# ") {
             Some((indent, key)) if indent.trim().is_empty() => format!("{indent}{key}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
     let config = parse(&uncommented).unwrap();
+    assert_eq!(config.otlp.is_some(), cfg!(feature = "otlp"));
     assert!(config.tls.is_some_and(|tls| tls.client_ca.is_some()));
     let upstream = &config.upstreams[0];
     assert_eq!((upstream.ceiling, upstream.rpm, upstream.tpm), (Some(50), Some(500), Some(200_000)));

@@ -24,6 +24,8 @@ mod forward;
 mod http2;
 mod lifecycle;
 mod mock;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outages;
 mod peers;
 mod rates;
@@ -37,4 +39,5 @@ mod secrets;
 mod support;
 mod tidy;
 mod tls;
+mod traces;
 mod ways;

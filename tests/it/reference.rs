@@ -23,6 +23,7 @@ const END: &str = "<!-- /metrics -->\n";
 fn page() -> String {
     let metrics = Metrics::new();
     let _account = metrics.account("u", "a");
+    let _spans = metrics.spans_dropped();
     metrics.reloaded(true);
     metrics.reloaded(false);
     let mut budgets = Budgets::default();

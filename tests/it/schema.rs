@@ -47,7 +47,7 @@ fn every_good_file_validates() {
 }
 
 /// What no schema can tell: what holds between keys, what the environment has, how the text is written.
-const NOT_OF_SHAPE: [&str; 37] = [
+const NOT_OF_SHAPE: [&str; 38] = [
     "account-tier-both-keys",
     "account-tier-by-credential",
     "account-tier-by-upstream",
@@ -73,6 +73,7 @@ const NOT_OF_SHAPE: [&str; 37] = [
     "min-above-ceiling",
     "min-above-max",
     "name-twice",
+    "otlp-header-host",
     "prefix-twice",
     "roots-none-without-ca",
     "server-name",
@@ -163,6 +164,10 @@ fn unknown_keys_and_values_of_the_wrong_kind_fail_in_both() {
         }
     };
     for (path, place) in &found {
+        if path.starts_with("/otlp") && !cfg!(feature = "otlp") {
+            // Known all the same: the file is written for another binary.
+            continue;
+        }
         if place["properties"].is_object() {
             check(path, json!({ "no_such_key": 1 }), Some(false));
             check(path, json!("a text"), Some(false));
@@ -172,7 +177,8 @@ fn unknown_keys_and_values_of_the_wrong_kind_fail_in_both() {
             check(path, json!({ "a": 1 }), Some(false));
         } else if place["additionalProperties"].is_object() {
             check(path, json!([1]), Some(false));
-            check(path, json!({ "name": "x" }), Some(false));
+            check(path, json!({ "name": { "a": 1 } }), Some(false));
+            check(path, json!({ "name": "x" }), Some(path == "/otlp/headers"));
         } else {
             check(path, json!([1]), Some(false));
             check(path, json!({ "a": { "b": 1 } }), Some(false));

@@ -7,9 +7,9 @@ use std::{
 
 /// Which rooms a room may call. Leaves (`clock`, `fault`, `files`, `metrics`, `remote`, `tasks`, `telemetry`, `watch`) are open to
 /// all but `control`.
-const MAY_CALL: [(&str, &[&str]); 19] = [
+const MAY_CALL: [(&str, &[&str]); 20] = [
     ("admin", &["control", "gate", "metrics", "proxy"]),
-    ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "upstream"]),
+    ("app", &["admin", "config", "gate", "metrics", "proxy", "server", "traces", "upstream"]),
     ("cli", &["app", "config", "demo", "mock", "top"]),
     ("config", &["control", "provider"]),
     ("control", &[]),
@@ -21,11 +21,12 @@ const MAY_CALL: [(&str, &[&str]); 19] = [
     ("metrics", &["control", "fault"]),
     ("mock", &["control"]),
     ("provider", &["control"]),
-    ("proxy", &["config", "control", "gate", "provider", "upstream"]),
+    ("proxy", &["config", "control", "gate", "provider", "traces", "upstream"]),
     ("remote", &[]),
     ("server", &["config", "proxy"]),
     ("upstream", &["config", "control", "gate"]),
     ("top", &["config"]),
+    ("traces", &["config", "control", "provider", "upstream"]),
     ("watch", &[]),
 ];
 const LEAVES: [&str; 8] = ["clock", "fault", "files", "metrics", "remote", "tasks", "telemetry", "watch"];

@@ -44,10 +44,11 @@ const CEILING: Kind = Kind::Count(1, CEILING_MAX);
 const HEADER: Kind = Kind::Like("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const ROOM: Kind = Kind::Count(1, COUNT_MAX);
 const RATE: Kind = Kind::Count(1, RATE_MAX);
+const URL: Kind = Kind::Like("^[Hh][Tt][Tt][Pp][Ss]?://[^/@?#][^@?#]*$");
 const TIME_OR_OFF: Kind = Kind::Or(&Kind::Time, "off");
 
 /// By path; `[]` is every item of a list, `{}` every value under a name of the user's own.
-const KINDS: [(&str, Kind); 81] = [
+const KINDS: [(&str, Kind); 85] = [
     ("listen", Kind::Address),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
@@ -58,7 +59,7 @@ const KINDS: [(&str, Kind); 81] = [
     ("trace", Kind::Word(&["headers", "off"])),
     ("tiers{}", CEILING),
     ("upstreams[].name", Kind::Like("^[A-Za-z0-9._:-]{1,64}$")),
-    ("upstreams[].url", Kind::Like("^[Hh][Tt][Tt][Pp][Ss]?://[^/@?#][^@?#]*$")),
+    ("upstreams[].url", URL),
     ("upstreams[].match.path_prefix", Kind::Like("^/[^?#]*$")),
     ("upstreams[].match.strip_prefix", Kind::Flag),
     ("upstreams[].preset", Kind::Named(presets)),
@@ -129,6 +130,10 @@ const KINDS: [(&str, Kind); 81] = [
     ("limits.accounts_max", ROOM),
     ("drain.delay", Kind::Time),
     ("drain.max", Kind::Time),
+    ("otlp.endpoint", URL),
+    ("otlp.sample", Kind::Number(0.0, 1.0, (false, false))),
+    ("otlp.headers{}", Kind::Text),
+    ("otlp.service_name", Kind::Text),
 ];
 
 /// What may stand at `path`; `None`: nobody said.

@@ -38,6 +38,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
         metrics,
         refuse_waiting: CancellationToken::new(),
         draining: AtomicBool::new(false),
+        traces: Default::default(),
     })
 });
 
