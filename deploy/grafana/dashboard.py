@@ -225,8 +225,8 @@ ROWS = {
         ),
         graph(
             "Attempts by outcome",
-            "accepted: answered; bounced: refused with 429 or its like; overloaded: 503, 529, or no answer; ignored: it tells "
-            "nothing about the limit.",
+            "accepted: answered; bounced: refused with 429 or its like; overloaded: 503, 529, or no answer; failed: 500 or "
+            "another server error; ignored: it tells nothing about the upstream.",
             "reqps",
             by("outcome", "tidegate_attempts_total"),
             stack=True,

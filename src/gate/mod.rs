@@ -312,7 +312,7 @@ impl Gate {
             let attribution = match outcome {
                 Outcome::Bounced(attribution) => Some(attribution),
                 Outcome::Overloaded => Some(Attribution::Overload),
-                Outcome::Accepted | Outcome::Ignored => None,
+                Outcome::Accepted | Outcome::Failed | Outcome::Ignored => None,
             };
             let refusal = attribution.zip(said).map(|(attribution, (status, signals))| LastRefusal {
                 at: now,

@@ -65,7 +65,7 @@ impl End {
 }
 
 /// Outcome labels of `tidegate_attempts_total`.
-const OUTCOMES: [&str; 4] = ["accepted", "bounced", "ignored", "overloaded"];
+const OUTCOMES: [&str; 5] = ["accepted", "bounced", "failed", "ignored", "overloaded"];
 /// Both ways bytes go.
 const DIRECTIONS: [&str; 2] = ["request", "response"];
 /// Labels of `tidegate_tokens_total`.

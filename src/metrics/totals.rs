@@ -102,7 +102,7 @@ impl Totals {
             Some("the upstream does not answer in time")
         } else if counted("broken") || told(FaultKind::UpstreamProtocol) {
             Some("the upstream breaks connections off")
-        } else if counted("server_error") {
+        } else if counted("server_error") || (attempts("failed") > 0 && attempts("accepted") == 0) {
             Some("the upstream answers with server errors")
         } else {
             None
@@ -110,6 +110,10 @@ impl Totals {
     }
 }
 
+        let attempts = |outcome: &str| {
+            let counts = OUTCOMES.iter().zip(self.attempts);
+            counts.filter(|(known, _)| **known == outcome).map(|(_, n)| n).sum::<u64>()
+        };
 /// Labels with their counts, for people and programs.
 impl Totals {
     /// The counters that have labels, by name.
