@@ -25,7 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use history::History;
 
-use crate::{metrics::Remaining, proxy::Shared, tasks::Tasks};
+use crate::{
+    metrics::{Remaining, process},
+    proxy::Shared,
+    tasks::Tasks,
+};
 
 /// Admin connections at once; scrapes and a few open pages.
 const CONNECTIONS_MAX: usize = 256;
@@ -153,7 +157,7 @@ impl Admin {
             let remaining: Remaining = gate.remaining();
             (gate.upstream(), gate.account(), gate.view(), remaining)
         });
-        self.shared.metrics.render(views)
+        self.shared.metrics.render(views) + &process()
     }
 }
 

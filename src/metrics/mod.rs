@@ -3,6 +3,7 @@
 //! Counters and histograms are fed through handles that are resolved once, when a gate is made. Gauges are not set on
 //! the request path at all: whoever scrapes asks the gates ([`Metrics::render`]), so they cannot drift.
 
+mod process;
 mod totals;
 
 use prometheus::{
@@ -21,6 +22,7 @@ use crate::{
     fault::FaultKind,
 };
 
+pub use process::process;
 pub use totals::{Buckets, Totals, quantile};
 
 /// Buckets in seconds, from 50 µs (Tidegate's own overhead) over about 2.5 steps a decade to 10 minutes (a stream).

@@ -13,7 +13,7 @@ use tidegate::{
         rates::{RateSource, RateView},
         signals::{Attribution, Budget, Budgets, Dimension},
     },
-    metrics::{Metrics, Remaining},
+    metrics::{Metrics, Remaining, process},
 };
 
 const BEGIN: &str = "<!-- metrics: written by tests/it/reference.rs -->\n";
@@ -50,7 +50,7 @@ fn page() -> String {
         unknown_means: Attribution::Unknown,
         quotas_spent: 0,
     };
-    metrics.render([("u", "a", view, remaining)])
+    metrics.render([("u", "a", view, remaining)]) + &process()
 }
 
 fn reference(page: &str) -> String {
