@@ -43,7 +43,7 @@ use crate::{
     fault::{Fault, Unreached},
     gate::{Gate, Permit},
     metrics::{End, Metrics},
-    provider::{demand, presets::Preset, signals},
+    provider::{presets::Preset, signals},
     tasks::Tasks,
     upstream::{ClientBody, Connector, Failed, Hold, Pool, SendBody, Want},
 };
@@ -205,7 +205,8 @@ impl Engine {
         head.uri = Uri::from(path);
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
-        let demand = demand::demand(&head.headers, head.uri.path(), body.held());
+        let (demand, tariff) = route.demand(&head, body.held());
+        noted.tariff = tariff;
         let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };
         let mut story = Story {
@@ -250,7 +251,7 @@ impl Engine {
                 let (response, mut hold) = *good;
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
-                let reader = usage::reader(&head, hold.permit().is_some_and(|permit| permit.gate().wants_usage()));
+                let reader = usage::reader(&head, usage::is_wanted(settings, &mut hold));
                 answer::prepare(&mut head);
                 let claims = answer::length_of_absent(&head).filter(|_| http1);
                 let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
@@ -400,6 +401,7 @@ impl Story<'_> {
         if !strict::answer(response, &self.head.headers) {
             return Err(Fault::UpstreamProtocol);
         }
+        self.route.note_balance(&self.turn.gate, response.headers());
         let said = signals::from_head(self.route.settings.preset, status, response.headers(), SystemTime::now);
         let failure = answer::failure_of(status, &said);
         if failure.is_some() || answer::may_refuse(response, &said) {

@@ -7,7 +7,14 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{clock, control::signals::Attribution, fault::FaultKind, gate::Gate, metrics::End, upstream::Upload};
+use crate::{
+    clock,
+    control::{cost::Tariff, signals::Attribution},
+    fault::FaultKind,
+    gate::Gate,
+    metrics::End,
+    upstream::Upload,
+};
 
 /// Refusals of one exchange that `trace: headers` shows; later ones are only counted.
 const REFUSALS_SHOWN: usize = 8;
@@ -41,6 +48,8 @@ pub struct Record {
     pub upload: Option<Arc<Upload>>,
     /// Body bytes that went down.
     pub response_bytes: u64,
+    /// By which price it is paid for.
+    pub tariff: Tariff,
 }
 
 impl Record {
@@ -61,6 +70,7 @@ impl Record {
             request_bytes: 0,
             upload: None,
             response_bytes: 0,
+            tariff: Tariff::None,
         }
     }
 

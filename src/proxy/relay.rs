@@ -179,6 +179,7 @@ impl Relay {
                     "usage read"
                 );
                 permit.finish(&usage);
+                permit.gate().metrics.billed(self.record.tariff.bill(&usage));
             }
             hold.finish();
             self.record.end = End::Complete;

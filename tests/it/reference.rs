@@ -13,7 +13,7 @@ use tidegate::{
         rates::{RateSource, RateView},
         signals::{Attribution, Budget, Budgets, Dimension},
     },
-    metrics::{Metrics, Remaining, process},
+    metrics::{Metrics, Remaining, Seen, process},
 };
 
 const BEGIN: &str = "<!-- metrics: written by tests/it/reference.rs -->\n";
@@ -50,7 +50,8 @@ fn page() -> String {
         unknown_means: Attribution::Unknown,
         quotas_spent: 0,
     };
-    metrics.render([("u", "a", view, remaining)]) + &process()
+    let seen = Seen { upstream: "u", account: "a", view, remaining, balance_usd: Some(1.0) };
+    metrics.render([seen]) + &process()
 }
 
 fn reference(page: &str) -> String {
