@@ -170,6 +170,9 @@ impl App {
         // After the swap, so that no gate is made with the former settings meanwhile.
         for route in &snapshot.routes {
             for (credential, gate) in route.accounts.entries() {
+                if route.settings.balance.is_none() {
+                    gate.note_balance_usd(None);
+                }
                 gate.retune(route.gate_settings(&credential));
             }
         }

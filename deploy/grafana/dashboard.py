@@ -6,6 +6,8 @@ import pathlib
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 PROCESS = 'instance=~"$instance"'
+# Others on the same machine have metrics of these names too.
+JOB = 'job=~".*tidegate.*"'
 ACCOUNT = f'{PROCESS},upstream=~"$upstream",account=~"$account"'
 EACH = "{{instance}} {{upstream}} {{account}}"
 BY = "by (instance, upstream, account)"
@@ -25,16 +27,6 @@ def quantiles(metric, *shares):
 
 # What an allowance is taken up to: the ceiling where one is known, else the limit that was found.
 ALLOWED = f"(tidegate_ceiling{{{ACCOUNT}}} or tidegate_limit{{{ACCOUNT}}})"
-SPENT = (
-    "({window}(tidegate_tokens_total{{{account},kind=\"input\"}}[{time}]) * $usd_input"
-    " - ignoring (kind) {window}(tidegate_tokens_total{{{account},kind=\"cached\"}}[{time}]) * ($usd_input - $usd_cached)"
-    " + ignoring (kind) {window}(tidegate_tokens_total{{{account},kind=\"output\"}}[{time}]) * $usd_output) / 1e6"
-)
-
-
-def spent(window, time):
-    return "sum(" + SPENT.format(window=window, account=ACCOUNT, time=time) + ")"
-
 
 def stat(title, description, unit, expression, steps=None, width=4, **options):
     thresholds = [{"color": "green", "value": None}]
@@ -225,8 +217,8 @@ ROWS = {
         ),
         graph(
             "Attempts by outcome",
-            "accepted: answered; bounced: refused with 429 or its like; overloaded: 503, 529, or no answer; ignored: it tells "
-            "nothing about the limit.",
+            "accepted: answered; bounced: refused with 429 or its like; overloaded: 503, 529, or no answer; failed: 500 or "
+            "another server error; ignored: it tells nothing about the upstream.",
             "reqps",
             by("outcome", "tidegate_attempts_total"),
             stack=True,
@@ -290,23 +282,33 @@ ROWS = {
             "Tokens in the chosen time, input and output, as far as answers tell.",
             "short",
             f"sum(increase(tidegate_tokens_total{{{ACCOUNT},kind=~\"input|output\"}}[$__range]))",
-            width=6,
         ),
         stat(
-            "Spent, estimated",
-            "Tokens of the chosen time at the prices typed in above ($ per million tokens). One price for all models: choose "
-            "one account, or take it for a guess.",
+            "Spent",
+            "Dollars in the chosen time, at the prices in Tidegate's configuration, or as answers say. 0 without prices.",
             "currencyUSD",
-            spent("increase", "$__range"),
-            width=6,
+            f"sum(increase(tidegate_spend_usd_total{{{ACCOUNT}}}[$__range]))",
             decimals=2,
         ),
         stat(
-            "Spent per hour, estimated",
-            "At the speed of now and the prices typed in above.",
+            "Spent per hour",
+            "Dollars that an hour costs at the speed of now.",
             "currencyUSD",
-            f"3600 * {spent('rate', '$__rate_interval')}",
-            width=6,
+            f"3600 * sum({rate('tidegate_spend_usd_total')})",
+            decimals=2,
+        ),
+        stat(
+            "Answers without a price",
+            "Answers in the chosen time of models that none of the configured prices is for. They count as free.",
+            "short",
+            f"sum(increase(tidegate_unpriced_total{{{ACCOUNT}}}[$__range]))",
+            [(1, "orange")],
+        ),
+        stat(
+            "Balance",
+            "Dollars that accounts have left, where the upstream says it in a header and `balance` names that.",
+            "currencyUSD",
+            f"sum(tidegate_balance_usd{{{ACCOUNT}}})",
             decimals=2,
         ),
         stat(
@@ -315,14 +317,19 @@ ROWS = {
             "percentunit",
             f"sum({tokens('cached')}) "
             f"/ sum({tokens('input')})",
-            width=6,
+        ),
+        graph(
+            "Spent per hour by account",
+            "Dollars, at the speed of each moment.",
+            "currencyUSD",
+            (EACH, f"3600 * sum {BY} ({rate('tidegate_spend_usd_total')})"),
+            stack=True,
         ),
         graph(
             "Tokens by kind",
             "Tokens per second; input includes cached.",
             "short",
             by("kind", "tidegate_tokens_total"),
-            width=12,
         ),
         graph(
             "Tokens for each exchange",
@@ -336,7 +343,6 @@ ROWS = {
                 "output",
                 f"sum({tokens('output')}) / sum({rate('tidegate_exchanges_total')})",
             ),
-            width=12,
         ),
     ],
     "Process": [
@@ -363,6 +369,35 @@ ROWS = {
             "Bytes kept so that requests can be sent again, at most `buffers.total_max`.",
             "bytes",
             ("{{instance}}", f"sum by (instance) (tidegate_buffered_bytes{{{PROCESS}}})"),
+        ),
+        graph(
+            "Processor time",
+            "Of one core: user and system.",
+            "percentunit",
+            ("{{instance}}", f"sum by (instance) (rate(process_cpu_seconds_total{{{PROCESS},{JOB}}}[$__rate_interval]))"),
+            width=6,
+        ),
+        graph(
+            "Memory",
+            "What the process takes: idle about 8 MiB, and what waits on top.",
+            "bytes",
+            ("{{instance}}", f"sum by (instance) (process_resident_memory_bytes{{{PROCESS},{JOB}}})"),
+            width=6,
+        ),
+        graph(
+            "File descriptors",
+            "Open ones, nearly all of them connections, and how many there may be.",
+            "short",
+            ("open {{instance}}", f"sum by (instance) (process_open_fds{{{PROCESS},{JOB}}})"),
+            ("at most {{instance}}", f"sum by (instance) (process_max_fds{{{PROCESS},{JOB}}})"),
+            width=6,
+        ),
+        graph(
+            "Running since",
+            "Time since the process started.",
+            "s",
+            ("{{instance}}", f"time() - max by (instance) (process_start_time_seconds{{{PROCESS},{JOB}}})"),
+            width=6,
         ),
         graph(
             "Reloads of the configuration",
@@ -429,19 +464,6 @@ def query(name, label, metric):
     }
 
 
-def price(name, label, value):
-    current = {"selected": True, "text": value, "value": value}
-    return {
-        "type": "textbox",
-        "name": name,
-        "label": label,
-        "query": value,
-        "current": current,
-        "options": [current],
-        "hide": 0,
-    }
-
-
 DASHBOARD = {
     "uid": "tidegate",
     "title": "Tidegate",
@@ -475,9 +497,6 @@ DASHBOARD = {
             query("instance", "Instance", "tidegate_build_info"),
             query("upstream", "Upstream", 'tidegate_limit{instance=~"$instance"}'),
             query("account", "Account", 'tidegate_limit{instance=~"$instance",upstream=~"$upstream"}'),
-            price("usd_input", "$ / 1M input", "1.25"),
-            price("usd_cached", "$ / 1M cached", "0.125"),
-            price("usd_output", "$ / 1M output", "10"),
         ]
     },
     "panels": list(panels()),

@@ -37,7 +37,7 @@ const ONE_MOVE: Duration = Duration::from_secs(15);
 const ONE_TROUBLE: Duration = Duration::from_secs(30);
 
 /// What the numbers of a point are, in their order.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "in_flight",
     "limit",
     "ceiling",
@@ -56,6 +56,7 @@ const COLUMNS: [&str; 18] = [
     "first_byte_p99",
     "input_tokens",
     "output_tokens",
+    "spend_usd",
 ];
 
 /// One account, by the labels of its metrics.
@@ -119,6 +120,7 @@ struct Point {
     wait: [f32; 2],
     first_byte: [f32; 2],
     tokens: [u32; 2],
+    spend_usd: f32,
 }
 
 #[derive(Debug)]
@@ -308,6 +310,7 @@ impl Point {
             wait: [0.5, 0.99].map(|share| quantile(&new.queue_wait, share) as f32),
             first_byte: [0.5, 0.99].map(|share| quantile(&new.first_byte, share) as f32),
             tokens: [count(input), count(output)],
+            spend_usd: new.spend_usd() as f32,
         }
     }
 
@@ -318,7 +321,9 @@ impl Point {
         let times = self.wait.iter().chain(&self.first_byte);
         let times = times.map(|seconds| if seconds.is_nan() { Value::Null } else { json!(rounded(*seconds)) });
         let counts = counts.into_iter().chain(self.refusals).map(Value::from);
-        counts.chain(times).chain(self.tokens.map(Value::from)).collect()
+        // A millionth of a dollar is the least that a chart is read for.
+        let spend_usd = (f64::from(self.spend_usd) * 1e6).round() / 1e6;
+        counts.chain(times).chain(self.tokens.map(Value::from)).chain([json!(spend_usd)]).collect()
     }
 }
 
@@ -437,6 +442,7 @@ mod tests {
             totals.exchanges[1] += answers;
             totals.queue_wait[answered_in] += answers;
             totals.tokens = [0, totals.tokens[1] + 100, totals.tokens[2] + 10];
+            totals.spend_nanos += 500_000_000;
             look(&mut history, "a", &view(in_flight, 10), totals);
         }
         history.point();
@@ -446,6 +452,7 @@ mod tests {
         assert_eq!(numbers(&page, "in_flight"), [7.0, 1.0]);
         assert_eq!(numbers(&page, "answers"), [15.0, 0.0]);
         assert_eq!(numbers(&page, "input_tokens"), [300.0, 0.0]);
+        assert_eq!(numbers(&page, "spend_usd"), [1.5, 0.0]);
         assert!((numbers(&page, "wait_p50")[0] - 0.375).abs() < 1e-9 && numbers(&page, "wait_p50")[1].is_nan());
         assert_eq!(numbers(&history.page(None, 0), "answers"), [15.0, 0.0], "the sum has them too");
         assert_eq!(numbers(&history.page(Some(("u", "a")), 1), "in_flight"), [1.0], "only what is new");

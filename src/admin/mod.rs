@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use history::History;
 
-use crate::{metrics::Remaining, proxy::Shared, tasks::Tasks};
+use crate::{metrics, proxy::Shared, tasks::Tasks};
 
 /// Admin connections at once; scrapes and a few open pages.
 const CONNECTIONS_MAX: usize = 256;
@@ -149,11 +149,14 @@ impl Admin {
 
     fn metrics(&self) -> String {
         let gates = self.shared.gates();
-        let views = gates.iter().map(|gate| {
-            let remaining: Remaining = gate.remaining();
-            (gate.upstream(), gate.account(), gate.view(), remaining)
+        let seen = gates.iter().map(|gate| metrics::Seen {
+            upstream: gate.upstream(),
+            account: gate.account(),
+            view: gate.view(),
+            remaining: gate.remaining(),
+            balance_usd: gate.balance_usd(),
         });
-        self.shared.metrics.render(views)
+        self.shared.metrics.render(seen) + &metrics::process()
     }
 }
 

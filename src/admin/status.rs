@@ -45,6 +45,7 @@ pub(super) fn page(shared: &Shared, history: &History) -> Value {
                 "path_prefix": settings.path_prefix,
                 "tier": settings.tier,
                 "ceiling": settings.ceiling,
+                "counts_spend": settings.counts_spend(),
             })
         }).collect::<Vec<_>>(),
         "accounts": accounts.into_iter().map(|(.., account)| account).collect::<Vec<_>>(),
@@ -63,9 +64,8 @@ fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, 
             .map(|(failure, at)| (failure, now.saturating_duration_since(at))),
         draining,
     });
-    let totals: Map<String, Value> = gate
-        .metrics
-        .totals()
+    let counted = gate.metrics.totals();
+    let totals: Map<String, Value> = counted
         .named()
         .into_iter()
         .map(|(name, counts)| {
@@ -96,6 +96,8 @@ fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, 
         "unknown_means": view.unknown_means.label(),
         "quota_spent": view.quotas_spent > 0,
         "totals": totals,
+        "spend": { "usd": counted.spend_usd(), "unpriced_answers": counted.unpriced },
+        "balance_usd": gate.balance_usd(),
         "last_refusal": refusal.map(|refusal| json!({
             "status": refusal.status,
             "attribution": refusal.attribution.label(),

@@ -90,6 +90,14 @@ fn of_upstream(upstream: &Upstream) -> Vec<String> {
                 .to_owned(),
         );
     }
+    for (index, entry) in upstream.prices.iter().enumerate() {
+        if let Some(wider) = upstream.prices.iter().take(index).find(|before| before.covers(entry)) {
+            advice.push(format!(
+                "the price of `{}` never holds, since `{}` stands before it; put it first",
+                entry.model, wider.model
+            ));
+        }
+    }
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if url.scheme_str() == Some("http") && !here {
@@ -138,6 +146,10 @@ mod tests {
             ),
             ("upstreams: [{ url: https://h, deadlines: { total: 1m } }]", "upstream h: `deadlines.total` (1m) counts"),
             ("upstreams: [{ url: https://h, retry: { post: always } }]", "upstream h: `retry.post: always` sends"),
+            (
+                "upstreams: [{ url: https://h, prices: [{ model: a*, input: 1, output: 1 }, { model: ab, input: 1, output: 1 }] }]",
+                "upstream h: the price of `ab` never holds",
+            ),
             ("upstreams: [{ url: http://10.0.0.1 }]", "upstream 10.0.0.1: `url` is plain http to another machine"),
         ] {
             let found = advice(text);

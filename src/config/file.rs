@@ -96,6 +96,17 @@ pub(super) struct Upstream {
     pub(super) deadlines: Deadlines,
     pub(super) tls: UpstreamTls,
     pub(super) http2: Option<Value>,
+    pub(super) prices: Vec<At<ModelPrice>>,
+    pub(super) balance: Option<Header>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelPrice {
+    pub(super) model: Option<Value>,
+    pub(super) input: Option<Value>,
+    pub(super) cached: Option<Value>,
+    pub(super) output: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -47,6 +47,10 @@ upstreams:
     # rpm: 500
     # tpm: 200000
 
+    # What a million tokens cost, in dollars, so that what is spent is counted. The first entry that fits holds.
+    # prices:
+    #   - {{ model: NAME*, input: 1.25, cached: 0.125, output: 10 }}
+
     account:
       by: credential              # each key has limits of its own; `upstream`: all share one
       split_by_model: false       # true where the provider counts each model for itself

@@ -2,14 +2,15 @@
 //!
 //! The way of a file: `env` masks `${NAME}`, `tree` parses (the only place that knows the YAML crate), `de` lets serde
 //! read the tree into the shapes of `file`, `flags` lays the command line over them, `check`, `upstream`,
-//! `account`, `limit` and `otlp` turn them into the types below with the help of `values`. `show` goes the other way, `advice`
-//! names what is legal and unwise, `init` writes a file to start from, `schema` tells editors what may stand in one.
+//! `account`, `limit`, `otlp` and `prices` turn them into the types below with the help of `values`. `show` goes the other
+//! way, `advice` names what is legal and unwise, `init` writes a file to start from, `schema` tells editors what may stand
+//! in one.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use crate::provider::presets::Preset;
+use crate::{control::cost::Price, provider::presets::Preset};
 
 pub use crate::control::{
     limit::{Algorithm, LimitSettings},
@@ -27,6 +28,7 @@ mod flags;
 pub mod init;
 mod limit;
 mod otlp;
+mod prices;
 mod problem;
 mod schema;
 pub mod show;
@@ -141,6 +143,19 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// Which HTTP version is spoken to the upstream.
     pub http2: Http2,
+    /// What its models cost; the first entry that is for a model holds.
+    pub prices: Vec<ModelPrice>,
+    /// Header in which answers say how many dollars the account has left.
+    pub balance: Option<HeaderName>,
+}
+
+/// What some models cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPrice {
+    /// The model's name, or how it begins and a `*`.
+    pub model: String,
+    /// Of each token.
+    pub price: Price,
 }
 
 /// What the upstream counts against.

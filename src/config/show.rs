@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{
-    Account, AccountBy, AccountTier, Algorithm, Config, Http2, LimitSettings, RetryPost, TlsRoots, Trace, Upstream,
+    Account, AccountBy, AccountTier, Algorithm, Config, Http2, LimitSettings, ModelPrice, RetryPost, TlsRoots, Trace,
+    Upstream,
+    prices::dollars_text,
     values::{size_text, time_text},
 };
 
@@ -144,6 +146,19 @@ fn upstream_lines(upstream: &Upstream, line: &mut impl FnMut(String)) {
         Http2::Only => "only",
     };
     line(format!("    http2: {http2}"));
+    if upstream.prices.is_empty() {
+        line("    prices: []".to_owned());
+    } else {
+        line("    prices: # dollars for a million tokens".to_owned());
+    }
+    for ModelPrice { model, price } in &upstream.prices {
+        let [input, cached, output] = [price.input, price.cached, price.output].map(dollars_text);
+        let model = quoted(model);
+        line(format!("      - {{ model: {model}, input: {input}, cached: {cached}, output: {output} }}"));
+    }
+    if let Some(header) = &upstream.balance {
+        line(format!("    balance: {{ header: {} }}", quoted(header.as_str())));
+    }
 }
 
 /// The keys of the algorithm in use, each after a comma.

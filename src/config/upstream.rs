@@ -9,7 +9,7 @@ use super::{
     account::{self, Tiers},
     check::{self, COUNT_MAX, NAME_BYTES_MAX, TIME_MAX, TIME_MIN},
     de::{At, Value},
-    defaults, file, limit,
+    defaults, file, limit, prices,
     problem::{Origin, Problem},
     values::time_text,
 };
@@ -72,6 +72,8 @@ fn upstream(origin: Origin, shape: file::Upstream, tiers: &Tiers) -> Result<Upst
         deadlines: deadlines(&shape.deadlines)?,
         tls: tls(&shape.tls)?,
         http2: http2(shape.http2.as_ref())?,
+        prices: prices::prices(&shape.prices)?,
+        balance: shape.balance.as_ref().map(|file::Header { header }| header.header()).transpose()?,
         url,
     })
 }

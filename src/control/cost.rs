@@ -39,6 +39,58 @@ pub struct Usage {
     pub output_tokens: u32,
     /// Those of `input_tokens` that came from a cache.
     pub cached_tokens: u32,
+    /// What it cost in billionths of a dollar, where the answer itself says that.
+    pub cost_nanos: Option<u64>,
+}
+
+/// What a model's tokens cost, each in millionths of a millionth of a dollar: the whole numbers in which one dollar for a
+/// million tokens is 1,000,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price {
+    /// A token that goes up.
+    pub input: u64,
+    /// One that goes up and came from a cache.
+    pub cached: u64,
+    /// One that comes down.
+    pub output: u64,
+}
+
+impl Price {
+    /// What was used costs so many billionths of a dollar, rounded to the nearest.
+    #[must_use]
+    pub fn of(&self, usage: &Usage) -> u64 {
+        let cached = usage.cached_tokens.min(usage.input_tokens);
+        let parts =
+            [(usage.input_tokens - cached, self.input), (cached, self.cached), (usage.output_tokens, self.output)];
+        let picos: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
+        u64::try_from((picos + 500) / 1000).unwrap_or(u64::MAX)
+    }
+}
+
+/// By which price an exchange's tokens are paid for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tariff {
+    /// Prices are known, but none for this model.
+    Missing,
+    /// No prices are known: nothing is counted but what an answer itself says.
+    #[default]
+    None,
+    /// This one.
+    Price(Price),
+}
+
+impl Tariff {
+    /// What an answer cost, in billionths of a dollar: what it says itself, else what its tokens come to. `None`: there
+    /// should be a price, and is none.
+    #[must_use]
+    pub fn bill(&self, usage: &Usage) -> Option<u64> {
+        match (usage.cost_nanos, self) {
+            (Some(told), _) => Some(told),
+            (None, Self::Missing) => None,
+            (None, Self::None) => Some(0),
+            (None, Self::Price(price)) => Some(price.of(usage)),
+        }
+    }
 }
 
 /// An amount in each [`Dimension`].
@@ -150,6 +202,49 @@ impl Costs {
 mod tests {
     use super::*;
 
+    fn used(input_tokens: u32, output_tokens: u32) -> Usage {
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
+
+    #[test]
+    fn tokens_cost_what_the_price_says_to_the_billionth() {
+        let price = Price { input: 1_250_000, cached: 125_000, output: 10_000_000 };
+        for (input, cached, output, want) in [
+            (0, 0, 0, 0),
+            (1, 0, 0, 1250),
+            (1, 1, 0, 125),
+            (0, 0, 1, 10_000),
+            (1000, 900, 100, 100 * 1250 + 900 * 125 + 100 * 10_000),
+            // More from the cache than there was: an upstream's mistake.
+            (10, 20, 0, 10 * 125),
+            (u32::MAX, 0, u32::MAX, u64::from(u32::MAX) * 11_250),
+        ] {
+            let usage = Usage { cached_tokens: cached, ..used(input, output) };
+            assert_eq!(price.of(&usage), want, "{usage:?}");
+        }
+        let small = Price { input: 37_500, cached: 0, output: 499 };
+        assert_eq!((small.of(&used(1, 0)), small.of(&used(2, 0))), (38, 75), "rounded once, for all together");
+        assert_eq!((small.of(&used(0, 1)), small.of(&used(0, 2)), small.of(&used(0, 1000))), (0, 1, 499));
+        let absurd = Price { input: u64::MAX, cached: u64::MAX, output: u64::MAX };
+        assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), u64::MAX);
+    }
+
+    #[test]
+    fn what_an_answer_says_wins_over_the_price() {
+        let price = Tariff::Price(Price { input: 1_000_000, cached: 0, output: 0 });
+        let told = Usage { cost_nanos: Some(7), ..used(5, 5) };
+        for (tariff, usage, want) in [
+            (Tariff::None, used(5, 5), Some(0)),
+            (Tariff::None, told, Some(7)),
+            (Tariff::Missing, used(5, 5), None),
+            (Tariff::Missing, told, Some(7)),
+            (price, used(5, 5), Some(5000)),
+            (price, told, Some(7)),
+        ] {
+            assert_eq!(tariff.bill(&usage), want, "{tariff:?} {usage:?}");
+        }
+    }
+
     const ASKED: Demand =
         Demand { model: 7, input_tokens: 100, output_tokens_max: Some(1000), stream: false, read: true };
 
@@ -157,7 +252,7 @@ mod tests {
     fn the_maximum_is_the_guess_until_an_answer_says_more() {
         let mut costs = Costs::default();
         assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
-        costs.learn(&ASKED, &Usage { input_tokens: 120, output_tokens: 300, cached_tokens: 0 });
+        costs.learn(&ASKED, &used(120, 300));
         assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 120.0, output: 300.0 });
         let short = Demand { output_tokens_max: Some(10), ..ASKED };
         assert_eq!(costs.estimate(&short).output, 10.0);
@@ -168,7 +263,7 @@ mod tests {
     #[test]
     fn what_was_not_read_teaches_nothing_about_what_is() {
         let mut costs = Costs::default();
-        costs.learn(&Demand::default(), &Usage { input_tokens: 800, output_tokens: 300, cached_tokens: 0 });
+        costs.learn(&Demand::default(), &used(800, 300));
         assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
     }
 
@@ -176,7 +271,7 @@ mod tests {
     fn models_are_bounded_in_number() {
         let mut costs = Costs::default();
         for model in 0..10_000 {
-            costs.learn(&Demand { model, ..ASKED }, &Usage { input_tokens: 1, output_tokens: 1, cached_tokens: 0 });
+            costs.learn(&Demand { model, ..ASKED }, &used(1, 1));
         }
         assert!(costs.models.len() <= MODELS_MAX + 1);
     }

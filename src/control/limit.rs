@@ -43,6 +43,8 @@ pub enum Outcome {
     Accepted,
     /// A 429.
     Bounced(Attribution),
+    /// Nothing about limits: it answered with a server error.
+    Failed,
     /// Nothing: the client left, or the failure was nobody's load.
     Ignored,
     /// 503, 529, connection refused, no response head in time.
@@ -56,6 +58,7 @@ impl Outcome {
         match self {
             Self::Accepted => "accepted",
             Self::Bounced(_) => "bounced",
+            Self::Failed => "failed",
             Self::Ignored => "ignored",
             Self::Overloaded => "overloaded",
         }

@@ -9,7 +9,7 @@ mod registry;
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -94,6 +94,8 @@ pub struct Gate {
     state: Mutex<State>,
     // A copy of what the core says, for a look without the lock.
     wants_usage: AtomicBool,
+    /// Dollars the upstream last said are left, as bits; NaN: it said nothing.
+    balance_usd: AtomicU64,
     /// A quota was found spent: whoever waits may wait in vain.
     quota_news: Notify,
     /// Counters and histograms of this account.
@@ -137,7 +139,8 @@ impl Gate {
             last_used: now,
         };
         let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
-        let gate = Self { upstream, account, state, wants_usage, quota_news, metrics, tasks };
+        let balance_usd = AtomicU64::new(f64::NAN.to_bits());
+        let gate = Self { upstream, account, state, wants_usage, balance_usd, quota_news, metrics, tasks };
         gate.note_wants(&gate.state.lock());
         gate
     }
@@ -273,6 +276,17 @@ impl Gate {
         self.state.lock().remaining
     }
 
+    /// What the upstream last said the account has left, in dollars.
+    #[must_use]
+    pub fn balance_usd(&self) -> Option<f64> {
+        Some(f64::from_bits(self.balance_usd.load(Ordering::Relaxed))).filter(|usd| !usd.is_nan())
+    }
+
+    /// The upstream says what the account has left; `None`: what it said before no longer counts.
+    pub fn note_balance_usd(&self, usd: Option<f64>) {
+        self.balance_usd.store(usd.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+    }
+
     /// Takes new settings; running attempts and waiters stay.
     pub fn retune(self: &Arc<Self>, settings: GateSettings) {
         let now = clock::now();
@@ -312,7 +326,7 @@ impl Gate {
             let attribution = match outcome {
                 Outcome::Bounced(attribution) => Some(attribution),
                 Outcome::Overloaded => Some(Attribution::Overload),
-                Outcome::Accepted | Outcome::Ignored => None,
+                Outcome::Accepted | Outcome::Failed | Outcome::Ignored => None,
             };
             let refusal = attribution.zip(said).map(|(attribution, (status, signals))| LastRefusal {
                 at: now,

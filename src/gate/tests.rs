@@ -240,7 +240,7 @@ async fn answers_are_read_for_their_usage_once_tokens_are_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_never_read_teaches_nothing_about_costs() {
-    let usage = Usage { input_tokens: 1000, output_tokens: 1000, cached_tokens: 0 };
+    let usage = Usage { input_tokens: 1000, output_tokens: 1000, ..Usage::default() };
     for (read, want) in [(false, 256.0), (true, 1000.0)] {
         let gate = rated(4, 10, RateSettings { rpm: None, tpm: Some(600_000) }, Tasks::new());
         let permit = gate.admit(FLOW, place(&gate), Demand { read, model: 5, ..ANY }, soon()).await.unwrap();

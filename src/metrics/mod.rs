@@ -3,11 +3,12 @@
 //! Counters and histograms are fed through handles that are resolved once, when a gate is made. Gauges are not set on
 //! the request path at all: whoever scrapes asks the gates ([`Metrics::render`]), so they cannot drift.
 
+mod process;
 mod totals;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    proto::MetricFamily,
+    proto::{Counter, MetricFamily},
 };
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     fault::FaultKind,
 };
 
+pub use process::process;
 pub use totals::{Buckets, Totals, quantile};
 
 /// Buckets in seconds, from 50 µs (Tidegate's own overhead) over about 2.5 steps a decade to 10 minutes (a stream).
@@ -65,7 +67,7 @@ impl End {
 }
 
 /// Outcome labels of `tidegate_attempts_total`.
-const OUTCOMES: [&str; 4] = ["accepted", "bounced", "ignored", "overloaded"];
+const OUTCOMES: [&str; 5] = ["accepted", "bounced", "failed", "ignored", "overloaded"];
 /// Both ways bytes go.
 const DIRECTIONS: [&str; 2] = ["request", "response"];
 /// Labels of `tidegate_tokens_total`.
@@ -76,6 +78,9 @@ const RELOADS: [&str; 2] = ["accepted", "rejected"];
 const SPANS_DROPPED: [&str; 2] = ["export_failed", "queue_full"];
 /// Sides that hold connections.
 const SIDES: [&str; 2] = ["downstream", "upstream"];
+
+/// Money is counted in billionths of a dollar, so that sums stay exact.
+const NANOS: f64 = 1e9;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -90,6 +95,10 @@ pub struct Metrics {
     pauses: IntCounterVec,
     relayed_bytes: IntCounterVec,
     tokens: IntCounterVec,
+    /// What is counted in [`NANOS`] and told in dollars.
+    money: Registry,
+    spend: IntCounterVec,
+    unpriced: IntCounterVec,
     queue_wait: HistogramVec,
     first_byte: HistogramVec,
     exchange: HistogramVec,
@@ -111,7 +120,7 @@ impl Metrics {
     /// If a name stands twice in this file.
     #[must_use]
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let (registry, money) = (Registry::new(), Registry::new());
         let account = ["upstream", "account"];
         let with = |label| ["upstream", "account", label];
         let connections = gauge_vec(&registry, "tidegate_connections", "Open connections.", &["side"]);
@@ -182,6 +191,18 @@ impl Metrics {
                 "Tokens used, by kind, as far as answers were read for it; input includes cached.",
                 &with("kind"),
             ),
+            spend: counter(
+                &money,
+                "tidegate_spend_usd_total",
+                "Dollars spent, as answers say or as their tokens come to at the configured prices.",
+                &account,
+            ),
+            unpriced: counter(
+                &registry,
+                "tidegate_unpriced_total",
+                "Answers whose model none of the configured prices is for: they count as free.",
+                &account,
+            ),
             queue_wait: histogram(
                 &registry,
                 "tidegate_queue_wait_seconds",
@@ -206,6 +227,7 @@ impl Metrics {
                 "Tidegate's own share of the time to the response head: neither waiting nor the upstream.",
                 &account,
             ),
+            money,
             reloads,
             buffered_bytes: buffered,
             downstream_connections: downstream,
@@ -229,6 +251,8 @@ impl Metrics {
             pauses: PauseReason::ALL.map(|reason| with(&self.pauses, reason.label())),
             relayed_bytes: DIRECTIONS.map(|direction| with(&self.relayed_bytes, direction)),
             tokens: TOKENS.map(|kind| with(&self.tokens, kind)),
+            spend: self.spend.with_label_values(&ids),
+            unpriced: self.unpriced.with_label_values(&ids),
             queue_wait: self.queue_wait.with_label_values(&ids),
             first_byte: self.first_byte.with_label_values(&ids),
             exchange: self.exchange.with_label_values(&ids),
@@ -266,7 +290,7 @@ impl Metrics {
 
     /// The page for Prometheus: all counters, and the gauges as the gates say they are now.
     #[must_use]
-    pub fn render<'a>(&self, gates: impl IntoIterator<Item = (&'a str, &'a str, GateView, Remaining)>) -> String {
+    pub fn render<'a>(&self, gates: impl IntoIterator<Item = Seen<'a>>) -> String {
         let scrape = Registry::new();
         let gauge = |name, help, labels: &[&str]| gauge_f64(&scrape, name, help, labels);
         let ids = ["upstream", "account"];
@@ -285,7 +309,8 @@ impl Metrics {
             "What the upstream last said remains.",
             &["upstream", "account", "dimension"],
         );
-        for (upstream, account, view, left) in gates {
+        let balance = gauge("tidegate_balance_usd", "Dollars the upstream last said the account has left.", &ids);
+        for Seen { upstream, account, view, remaining: left, balance_usd } in gates {
             // Several gates may share the label `other`: the numbers add up.
             let ids = [upstream, account];
             in_flight.with_label_values(&ids).add(f64::from(view.in_flight));
@@ -300,6 +325,9 @@ impl Metrics {
             if let Some(value) = pace_of(&view) {
                 pace.with_label_values(&ids).add(value);
             }
+            if let Some(value) = balance_usd {
+                balance.with_label_values(&ids).add(value);
+            }
             for (dimension, value) in left.iter() {
                 if let Some(value) = value {
                     remaining.with_label_values(&[upstream, account, dimension.label()]).set(value as f64);
@@ -307,6 +335,7 @@ impl Metrics {
             }
         }
         let mut families: Vec<MetricFamily> = self.registry.gather();
+        families.extend(self.money.gather().into_iter().map(in_dollars));
         families.extend(scrape.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut page = Vec::new();
@@ -319,6 +348,31 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// One gate as it is now.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The labels of its account.
+    pub upstream: &'a str,
+    /// The other one.
+    pub account: &'a str,
+    /// Its numbers.
+    pub view: GateView,
+    /// What the upstream last said remains.
+    pub remaining: Remaining,
+    /// And of the account's money.
+    pub balance_usd: Option<f64>,
+}
+
+/// What was counted in [`NANOS`].
+fn in_dollars(mut family: MetricFamily) -> MetricFamily {
+    for metric in family.mut_metric() {
+        let mut dollars = Counter::default();
+        dollars.set_value(metric.get_counter().get_value() / NANOS);
+        metric.set_counter(dollars);
+    }
+    family
 }
 
 /// Requests per second that the tightest known rate allows: configured, reported or measured.
@@ -368,6 +422,8 @@ pub struct AccountMetrics {
     pauses: [IntCounter; PauseReason::ALL.len()],
     relayed_bytes: [IntCounter; DIRECTIONS.len()],
     tokens: [IntCounter; TOKENS.len()],
+    spend: IntCounter,
+    unpriced: IntCounter,
     /// Time an exchange waited for slots.
     pub queue_wait: Histogram,
     /// Time from sending an attempt to its response head.
@@ -427,6 +483,15 @@ impl AccountMetrics {
         cached.inc_by(u64::from(usage.cached_tokens));
         input.inc_by(u64::from(usage.input_tokens));
         output.inc_by(u64::from(usage.output_tokens));
+    }
+
+    /// An answer cost so many billionths of a dollar; `None`: there should be a price for it, and is none.
+    pub fn billed(&self, nanos: Option<u64>) {
+        match nanos {
+            Some(0) => {}
+            Some(nanos) => self.spend.inc_by(nanos),
+            None => self.unpriced.inc(),
+        }
     }
 }
 

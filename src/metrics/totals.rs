@@ -1,8 +1,10 @@
 //! What the counters of an account say, as plain numbers that can be subtracted.
 
+use std::slice;
+
 use prometheus::{Histogram, IntCounter, core::Metric};
 
-use super::{AccountMetrics, DIRECTIONS, End, OUTCOMES, SECONDS, TOKENS};
+use super::{AccountMetrics, DIRECTIONS, End, NANOS, OUTCOMES, SECONDS, TOKENS};
 use crate::{
     control::{gate::PauseReason, limit::ChangeReason, retry::Failure, signals::Attribution},
     fault::FaultKind,
@@ -25,6 +27,9 @@ pub struct Totals {
     pub relayed_bytes: [u64; DIRECTIONS.len()],
     /// Cached, input, output.
     pub tokens: [u64; TOKENS.len()],
+    /// Billionths of a dollar.
+    pub spend_nanos: u64,
+    pub unpriced: u64,
     pub queue_wait: Buckets,
     pub first_byte: Buckets,
 }
@@ -43,6 +48,8 @@ impl AccountMetrics {
             pauses: read(&self.pauses),
             relayed_bytes: read(&self.relayed_bytes),
             tokens: read(&self.tokens),
+            spend_nanos: self.spend.get(),
+            unpriced: self.unpriced.get(),
             queue_wait: buckets(&self.queue_wait),
             first_byte: buckets(&self.first_byte),
         }
@@ -64,7 +71,7 @@ impl Totals {
     }
 
     fn each(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
-        let lists: [(&mut [u64], &[u64]); 11] = [
+        let lists: [(&mut [u64], &[u64]); 13] = [
             (&mut self.exchanges, &other.exchanges),
             (&mut self.attempts, &other.attempts),
             (&mut self.refusals, &other.refusals),
@@ -74,6 +81,8 @@ impl Totals {
             (&mut self.pauses, &other.pauses),
             (&mut self.relayed_bytes, &other.relayed_bytes),
             (&mut self.tokens, &other.tokens),
+            (slice::from_mut(&mut self.spend_nanos), slice::from_ref(&other.spend_nanos)),
+            (slice::from_mut(&mut self.unpriced), slice::from_ref(&other.unpriced)),
             (&mut self.queue_wait, &other.queue_wait),
             (&mut self.first_byte, &other.first_byte),
         ];
@@ -91,10 +100,20 @@ impl Totals {
         ended.filter(|(_, end)| matches!(end, End::Complete | End::Upgraded)).map(|(count, _)| count).sum()
     }
 
+    /// Dollars spent.
+    #[must_use]
+    pub fn spend_usd(&self) -> f64 {
+        self.spend_nanos as f64 / NANOS
+    }
+
     /// What is wrong with the upstream, if one of these counts says so: most telling first.
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
         let counted = |label: &str| Failure::LABELS.iter().zip(self.retries).any(|(known, n)| *known == label && n > 0);
+        let attempts = |outcome: &str| {
+            let counts = OUTCOMES.iter().zip(self.attempts);
+            counts.filter(|(known, _)| **known == outcome).map(|(_, n)| n).sum::<u64>()
+        };
         let told = |kind: FaultKind| FaultKind::ALL.iter().zip(self.faults).any(|(known, n)| *known == kind && n > 0);
         if counted("unreached") || told(FaultKind::Unreachable) {
             Some("the upstream cannot be reached")
@@ -102,7 +121,7 @@ impl Totals {
             Some("the upstream does not answer in time")
         } else if counted("broken") || told(FaultKind::UpstreamProtocol) {
             Some("the upstream breaks connections off")
-        } else if counted("server_error") {
+        } else if counted("server_error") || (attempts("failed") > 0 && attempts("accepted") == 0) {
             Some("the upstream answers with server errors")
         } else {
             None
@@ -201,6 +220,35 @@ mod tests {
         let mut twice = new;
         twice.add(&new);
         assert_eq!(twice.queue_wait.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn sums_of_money_stay_exact() {
+        let metrics = Metrics::new();
+        let account = metrics.account("u", "a");
+        for nanos in [Some(100_000_001), Some(0), Some(200_000_000), None] {
+            account.billed(nanos);
+        }
+        let before = account.totals();
+        assert_eq!((before.spend_nanos, before.unpriced), (300_000_001, 1));
+        account.billed(Some(7));
+        assert_eq!(account.totals().since(&before).spend_nanos, 7);
+        let page = metrics.render([]);
+        assert!(page.contains("tidegate_spend_usd_total{account=\"a\",upstream=\"u\"} 0.300000008\n"), "{page}");
+        assert!(page.contains("# TYPE tidegate_spend_usd_total counter\n"), "{page}");
+        assert!(!page.contains("tidegate_balance_usd"), "nobody said anything");
+    }
+
+    #[test]
+    fn an_upstream_that_answers_nothing_but_errors_has_failed() {
+        let metrics = Metrics::new();
+        let account = metrics.account("u", "a");
+        account.attempt("failed");
+        let first = account.totals();
+        assert_eq!(first.failure(), Some("the upstream answers with server errors"));
+        account.attempt("failed");
+        account.attempt("accepted");
+        assert_eq!(account.totals().since(&first).failure(), None, "one in two");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod demand;
 pub mod door;
 mod durations;
 mod members;
+pub mod money;
 mod names;
 pub mod presets;
 mod quotes;

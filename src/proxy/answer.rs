@@ -52,7 +52,13 @@ pub(super) fn failure_of(status: StatusCode, signals: &Signals) -> Option<Failur
 /// What an answer that was not read as a failure tells the limit.
 #[must_use]
 pub(super) fn outcome_of(status: StatusCode) -> Outcome {
-    if status.is_client_error() || status.is_server_error() { Outcome::Ignored } else { Outcome::Accepted }
+    if status.is_server_error() {
+        Outcome::Failed
+    } else if status.is_client_error() {
+        Outcome::Ignored
+    } else {
+        Outcome::Accepted
+    }
 }
 
 /// Whether an error that is passed on as a rule may be a refusal after all, so that its body has to be read. Nothing
@@ -120,7 +126,7 @@ impl Examined {
             // 503 and its kin are about capacity, whatever else they say.
             (Some(Failure::Overload), _) => Outcome::Overloaded,
             (Some(Failure::Broken | Failure::Server | Failure::TimedOut | Failure::Unreached) | None, _) => {
-                Outcome::Ignored
+                outcome_of(head.status)
             }
         };
         let outcome = match hold.permit() {
@@ -131,7 +137,7 @@ impl Examined {
             Outcome::Bounced(attribution) => Some(Failure::Bounced(attribution)),
             // A 429 may speak of overload too.
             Outcome::Overloaded => Some(Failure::Overload),
-            Outcome::Accepted | Outcome::Ignored => failure,
+            Outcome::Accepted | Outcome::Failed | Outcome::Ignored => failure,
         };
         let body = if read.whole {
             hold.finish();

@@ -39,7 +39,7 @@ use crate::{
     fault::Fault,
     gate::Gate,
     metrics::{End, Metrics},
-    provider::{demand, presets::Preset},
+    provider::presets::Preset,
     tasks::Tasks,
     traces::Traces,
     upstream::{ClientBody, Connector, Hold, Pool, Want},
@@ -219,7 +219,8 @@ impl Engine {
         }
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
-        let demand = demand::demand(&seen.told, target.path(), body.held());
+        let (demand, tariff) = route.demand(&seen.told, target.path(), body.held());
+        noted.tariff = tariff;
         let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };
         let mut story = Story {
@@ -263,7 +264,7 @@ impl Engine {
             Answer::Good(response, mut hold, seen) => {
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
-                let reader = usage::reader(&head, hold.permit().is_some_and(|permit| permit.gate().wants_usage()));
+                let reader = usage::reader(&head, usage::is_wanted(settings, &mut hold));
                 answer::prepare(&mut head, seen);
                 let claims = answer::length_of_absent(&head).filter(|_| http1);
                 let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
 
 use crate::{
     clock,
-    control::{retry::Failure, signals::Attribution},
+    control::{cost::Tariff, retry::Failure, signals::Attribution},
     fault::FaultKind,
     gate::Gate,
     metrics::End,
@@ -51,6 +51,8 @@ pub struct Record {
     pub response_bytes: u64,
     /// What a collector is told of it, if it is.
     pub span: Span,
+    /// By which price it is paid for.
+    pub tariff: Tariff,
 }
 
 impl Record {
@@ -72,6 +74,7 @@ impl Record {
             upload: None,
             response_bytes: 0,
             span: Span::default(),
+            tariff: Tariff::None,
         }
     }
 

@@ -178,6 +178,7 @@ impl Relay {
                 );
                 permit.finish(&usage);
                 self.record.span.used(&usage);
+                permit.gate().metrics.billed(self.record.tariff.bill(&usage));
             }
             hold.finish();
             self.record.end = End::Complete;

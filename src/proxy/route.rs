@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::{AccountBy, Config, Upstream},
     control::{
+        cost::{Demand, Tariff},
         gate::GateSettings,
         queue::{Depths, FlowId},
         rates::RateSettings,
@@ -20,7 +21,8 @@ use crate::{
     fault::Fault,
     gate::{Accounts, Gate, Newcomer},
     provider::{
-        demand,
+        demand::{self, Told},
+        money,
         presets::{ErrorShape, Preset},
     },
     upstream::Connector,
@@ -107,6 +109,20 @@ impl Route {
             client.account.lock().set(&self.accounts, secret, &gate);
         }
         gate
+    }
+
+    /// What a request asks for, and by which price it is paid for.
+    pub(super) fn demand(&self, told: &Told, path: &str, body: &[u8]) -> (Demand, Tariff) {
+        let (demand, model) = demand::of_model(told, path, body);
+        (demand, self.settings.tariff(model.as_deref()))
+    }
+
+    /// An answer may say what the account has left, if it is known where.
+    pub(super) fn note_balance(&self, gate: &Gate, headers: &HeaderMap) {
+        let Some(name) = &self.settings.balance else { return };
+        if let Some(usd) = headers.get(name).and_then(money::dollars) {
+            gate.note_balance_usd(Some(usd));
+        }
     }
 
     /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.

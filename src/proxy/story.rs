@@ -146,6 +146,7 @@ impl Story<'_> {
         if !strict::answer(response, seen, &self.head.headers) {
             return Err(Fault::UpstreamProtocol);
         }
+        self.route.note_balance(&self.turn.gate, response.headers());
         let said = match seen.limits {
             true => signals::from_head(self.route.settings.preset, status, response.headers(), SystemTime::now),
             false => Signals::default(),

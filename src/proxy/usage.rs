@@ -2,15 +2,24 @@
 
 use http::response;
 
-use crate::provider::usage::{Readable, UsageScanner};
+use crate::{
+    config::Upstream,
+    provider::usage::{Readable, UsageScanner},
+    upstream::Hold,
+};
 
 /// A JSON text up to this size costs a few microseconds to read, less than to pass it on.
 const JSON_BYTES_FREE: u64 = 16 * 1024;
 
-/// What reads an answer, if it is worth reading. `wanted`: the gate counts tokens.
+/// Tokens are paid for, or counted by the gate.
+pub(super) fn is_wanted(settings: &Upstream, hold: &mut Hold) -> bool {
+    settings.counts_spend() || hold.permit().is_some_and(|permit| permit.gate().wants_usage())
+}
+
+/// What reads an answer, if it is worth reading. `wanted`: not for the metric alone.
 ///
-/// Without that it is for the metric alone, and then only where it costs nothing that could be measured. Not what must be
-/// unpacked first, and not an embedding's megabytes.
+/// Else only where it costs nothing that could be measured: not what must be unpacked first, and not an embedding's
+/// megabytes.
 pub(super) fn reader(head: &response::Parts, wanted: bool) -> Option<UsageScanner> {
     if !head.status.is_success() {
         return None;

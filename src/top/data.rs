@@ -13,6 +13,20 @@ pub(super) struct Status {
     pub(super) health: Health,
     pub(super) connections: Connections,
     pub(super) accounts: Vec<Account>,
+    upstreams: Vec<Upstream>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Upstream {
+    name: String,
+    counts_spend: bool,
+}
+
+impl Status {
+    /// Whether it is known what answers of this account cost.
+    pub(super) fn counts_spend(&self, account: &Account) -> bool {
+        account.spend.usd > 0.0 || self.upstreams.iter().any(|of| of.counts_spend && of.name == account.upstream)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -42,6 +56,12 @@ pub(super) struct Account {
     pub(super) served_per_second: f64,
     pub(super) pace_per_second: Option<f64>,
     totals: BTreeMap<String, BTreeMap<String, u64>>,
+    spend: Spend,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Spend {
+    usd: f64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -63,7 +83,7 @@ pub(super) struct Event {
 
 impl Account {
     /// What the columns behind the name and before the sentence hold; their names are [`COLUMNS`].
-    pub(super) fn cells(&self) -> [String; COLUMNS.len()] {
+    pub(super) fn cells(&self, status: &Status) -> [String; COLUMNS.len()] {
         let total = |name: &str| -> u64 { self.totals.get(name).map_or(0, |counts| counts.values().sum()) };
         let one = |name: &str, label: &str| {
             self.totals.get(name).and_then(|counts| counts.get(label)).copied().unwrap_or_default()
@@ -81,12 +101,13 @@ impl Account {
             short(total("faults") as f64),
             short(one("tokens", "input") as f64),
             short(one("tokens", "output") as f64),
+            if status.counts_spend(self) { dollars(self.spend.usd) } else { "-".to_owned() },
         ]
     }
 }
 
 /// Names of [`Account::cells`].
-pub(super) const COLUMNS: [&str; 12] = [
+pub(super) const COLUMNS: [&str; 13] = [
     "in flight",
     "limit",
     "ceiling",
@@ -99,6 +120,7 @@ pub(super) const COLUMNS: [&str; 12] = [
     "errors",
     "tokens in",
     "out",
+    "spent",
 ];
 
 impl History {
@@ -154,6 +176,16 @@ pub(super) fn time(seconds: f64) -> String {
     }
 }
 
+/// Money, to the cent unless that would show nothing.
+pub(super) fn dollars(dollars: f64) -> String {
+    match dollars {
+        0.0 => "$0".to_owned(),
+        dollars if dollars < 0.01 => format!("${:.6}", dollars).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        dollars if dollars < 1e4 => format!("${dollars:.2}"),
+        dollars => format!("${}", short(dollars)),
+    }
+}
+
 /// Whatever answers on that port: nothing of it may steer the terminal.
 pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|char| !char.is_control()).collect()
@@ -177,6 +209,10 @@ mod tests {
         ] {
             assert_eq!(short(number), want);
         }
+        assert_eq!(
+            [0.0, 0.000_375, 0.01, 1234.5, 12_345.0].map(dollars),
+            ["$0", "$0.000375", "$0.01", "$1234.50", "$12.3k"]
+        );
         assert_eq!([0.0042, 1.25, 600.0].map(time), ["4 ms", "1.2 s", "10.0 min"]);
     }
 

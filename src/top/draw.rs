@@ -10,7 +10,7 @@ use ratatui::{
 
 use super::{
     Seen,
-    data::{Account, COLUMNS, Event, History, Status, clean, short, time},
+    data::{Account, COLUMNS, Event, History, Status, clean, dollars, short, time},
 };
 
 /// Colours, or none of them.
@@ -35,7 +35,8 @@ impl Paint {
 /// Name, unit, what it shows, and whether that is a count.
 type Chart = (&'static str, fn(f64) -> String, &'static [&'static str], bool, Color);
 
-const CHARTS: [Chart; 6] = [
+/// Where there is no room for all of them, the first six are shown.
+const CHARTS: [Chart; 8] = [
     ("in flight", short, &["in_flight"], false, Color::Blue),
     ("waiting", short, &["queued"], false, Color::Yellow),
     ("answers/s", short, &["answers"], true, Color::Green),
@@ -48,14 +49,27 @@ const CHARTS: [Chart; 6] = [
     ),
     ("waited, 99 %", time, &["wait_p99"], false, Color::Magenta),
     ("first byte, 99 %", time, &["first_byte_p99"], false, Color::Cyan),
+    ("tokens/s", short, &["input_tokens", "output_tokens"], true, Color::Blue),
+    ("spent/h", per_hour, &["spend_usd"], true, Color::Green),
 ];
+/// Dollars a second, said for an hour.
+fn per_hour(per_second: f64) -> String {
+    dollars(per_second * 3600.0)
+}
+
+/// Rows of a chart.
+const CHART_ROWS: u16 = 3;
 
 /// The whole page. `row`: which account is chosen, 0 for none.
 pub(super) fn page(frame: &mut Frame<'_>, url: &str, seen: &Seen, row: usize, gone: Option<&str>, colour: bool) {
     let (paint, area) = (Paint(colour), frame.area());
     let accounts = u16::try_from(seen.status.accounts.len().max(1)).unwrap_or(u16::MAX).saturating_add(1);
     // What is most worth knowing keeps its room: head, accounts, charts, events.
-    let charts = if area.height >= 20 { 10 } else { 0 };
+    let charts = match area.height {
+        32.. => 1 + 4 * CHART_ROWS,
+        20.. => 1 + 3 * CHART_ROWS,
+        _ => 0,
+    };
     let events = if area.height >= 14 { 6 } else { 0 };
     let [head, table, past, news, keys] = Layout::vertical([
         Constraint::Length(4),
@@ -109,7 +123,7 @@ fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, pain
     // Numbers that do not fit are left out from the right: the sentence matters more.
     let names = status.accounts.iter().map(|of| of.upstream.chars().count().max(8) + of.account.chars().count() + 1);
     let name_width = u16::try_from(names.max().unwrap_or(12).min(32)).unwrap_or(12);
-    let cells: Vec<[String; COLUMNS.len()]> = status.accounts.iter().map(Account::cells).collect();
+    let cells: Vec<[String; COLUMNS.len()]> = status.accounts.iter().map(|of| of.cells(status)).collect();
     let width = |at: usize| {
         let longest = cells.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
         let name = COLUMNS.get(at).map_or(0, |name| name.chars().count());
@@ -159,15 +173,23 @@ fn sparks(frame: &mut Frame<'_>, area: Rect, of: &str, history: &History, paint:
     let inside = block.inner(area);
     frame.render_widget(block, area);
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Ratio(1, 2); 2]).spacing(2).areas(inside);
+    // Down the left half, then down the right one, of which a higher terminal shows more.
+    let rows = usize::from(inside.height / CHART_ROWS);
     let places = halves.into_iter().flat_map(|half| {
-        let thirds: [Rect; 3] = Layout::vertical([Constraint::Length(3); 3]).areas(half);
-        thirds
+        Layout::vertical(vec![Constraint::Length(CHART_ROWS); rows]).split(half).iter().copied().collect::<Vec<_>>()
     });
-    // Down the left half, then down the right one.
-    for ((name, unit, columns, counted, colour), place) in CHARTS.into_iter().zip(places) {
+    let (usual, more) = CHARTS.split_at(6);
+    let (left, right) = usual.split_at(3);
+    let (below_left, below_right) = more.split_at(1);
+    let shown = match rows {
+        4.. => [left, below_left, right, below_right].concat(),
+        _ => usual.to_vec(),
+    };
+    for ((name, unit, columns, counted, colour), place) in shown.into_iter().zip(places) {
         let lists: Vec<Vec<Option<f64>>> = columns.iter().map(|column| history.of(column, counted)).collect();
         let count = lists.first().map_or(0, Vec::len);
-        let value = |at: usize| -> f64 { lists.iter().filter_map(|list| list.get(at)).flatten().sum() };
+        let value =
+            |at: usize| -> f64 { lists.iter().filter_map(|list| list.get(at)).flatten().fold(0.0, |sum, of| sum + of) };
         let values: Vec<f64> = (0..count).map(value).collect();
         let highest = values.iter().copied().fold(0.0, f64::max);
         let now = values.last().copied().unwrap_or_default();
@@ -218,12 +240,13 @@ mod tests {
                 "upstream": "openai", "account": format!("{n:08x}"), "state": "ceiling",
                 "says": "the ceiling: 50 of 50 in flight; 120 waiting, about 8 s for a newcomer\u{1b}[31m",
                 "limit": 50, "ceiling": 50, "in_flight": 50, "queued": 120, "served_per_second": 15.25,
-                "pace_per_second": null, "totals": { "exchanges": { "complete": 123_456 }, "refusals": { "ceiling": 3 } },
+                "pace_per_second": null, "spend": { "usd": 12.5, "unpriced_answers": 0 }, "totals": { "exchanges": { "complete": 123_456 }, "refusals": { "ceiling": 3 } },
             })
         };
         let status = json!({
             "version": "0.1.0", "connections": { "downstream": 170, "upstream": 50 },
             "health": { "state": "ceiling", "says": "Working at the ceiling", "in_flight": 50, "queued": 120 },
+            "upstreams": [{ "name": "openai", "counts_spend": true }],
             "accounts": (0..accounts).map(account).collect::<Vec<_>>(),
         });
         let points: Vec<_> = (0..40).map(|n| json!([n, 2 * n, null])).collect();
@@ -249,13 +272,16 @@ mod tests {
 
     #[test]
     fn everything_is_there_on_a_wide_terminal() {
-        let (text, coloured) = text(160, 40, 3, true);
+        let (text, coloured) = text(170, 40, 3, true);
         for word in [
             "Tidegate 0.1.0 at http://127.0.0.1:9090",
             "◆ Working at the ceiling",
             "50 in flight, 120 waiting; 170 client and 50 upstream connections",
             "openai 00000002",
             "123k",
+            "$12.50",
+            "tokens/s",
+            "spent/h $0",
             "the ceiling: 50 of 50 in flight; 120 waiting",
             "The last 5 minutes of openai 00000000",
             "openai 00000000 is held back by the ceiling: 50 of 50 in flight; 120 waiting, about 8 s for a newcomer",
@@ -265,6 +291,7 @@ mod tests {
         ] {
             assert!(text.contains(word), "no {word:?} in\n{text}");
         }
+        assert!(!text.contains("-0"), "{text}");
         assert!(coloured && !text.contains('\u{1b}'), "{text}");
     }
 

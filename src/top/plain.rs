@@ -25,7 +25,7 @@ pub(super) fn page(url: &str, status: &Status, history: &History) -> String {
     let mut says = vec!["held back by".to_owned()];
     for account in &status.accounts {
         let name = clean(&format!("{} {}", account.upstream, account.account));
-        rows.push([name].into_iter().chain(account.cells()).collect());
+        rows.push([name].into_iter().chain(account.cells(status)).collect());
         says.push(clean(&account.says));
     }
     let width = |column: usize| {

@@ -21,11 +21,14 @@ upstreams:
   - name: found # its limit has to be found
     url: {api}
     match: {{ path_prefix: /found, strip_prefix: true }}
+    prices: [{{ model: m, input: 1.25, output: 10 }}]
   - name: known
     url: {api}
     match: {{ path_prefix: /known, strip_prefix: true }}
     ceiling: 3
     queue: {{ depth_max: 10 }}
+    prices: [{{ model: "*", input: 1.25, output: 10 }}]
+    balance: {{ header: x-ratelimit-remaining-requests }} # a number, which is all that matters here
     retry: {{ post: always, backoff: {{ base: 50ms, max: 100ms, jitter: 50ms }} }}
   - name: down
     url: http://127.0.0.1:1

@@ -22,13 +22,14 @@ RECORDED = rules("recording.yml")
 def metrics():
     """Names as the program gives them; histograms are asked for by their parts."""
     names = set(re.findall(r'"(tidegate_\w+)"', (ROOT / "src/metrics/mod.rs").read_text()))
+    names |= set(re.findall(r'"(process_\w+)"', (ROOT / "src/metrics/process.rs").read_text()))
     parts = {f"{name}_{part}" for name in names if name.endswith("_seconds") for part in ("bucket", "count", "sum")}
     return names | parts
 
 
 def selectors(expression):
     """The series an expression asks for, without the times it asks for."""
-    return re.findall(r"\b(?:tidegate_\w+|account:[\w:]+|up)\b(?:\{[^}]*\})?", expression)
+    return re.findall(r"\b(?:tidegate_\w+|process_\w+|account:[\w:]+|up)\b(?:\{[^}]*\})?", expression)
 
 
 def test_configuration_and_rules_are_well_formed():

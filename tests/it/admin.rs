@@ -55,6 +55,8 @@ async fn every_metric_of_the_contract_is_there_with_help_and_type() {
         ("tidegate_limit_changes_total", "counter", &["upstream", "account", "reason"]),
         ("tidegate_pauses_total", "counter", &["upstream", "account", "reason"]),
         ("tidegate_relayed_bytes_total", "counter", &["upstream", "account", "direction"]),
+        ("tidegate_tokens_total", "counter", &["upstream", "account", "kind"]),
+        ("tidegate_spend_usd_total", "counter", &["upstream", "account"]),
         ("tidegate_config_reloads_total", "counter", &["result"]),
         ("tidegate_in_flight", "gauge", &["upstream", "account"]),
         ("tidegate_limit", "gauge", &["upstream", "account"]),

@@ -17,6 +17,8 @@ fn env(name: &str) -> Option<String> {
         "NAME" => "one",
         "OPENAI_BULK_KEY" | "OTLP_KEY" | "SECRET" => "sk-ab#: x\"y'",
         "PORT" => "8123",
+        "RESOURCE" => "mine",
+        "UPSTREAM" => "https://api.example.com",
         _ => return None,
     };
     Some(value.to_owned())
@@ -70,6 +72,26 @@ fn every_bad_file_fails_with_the_message_in_its_first_line() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_example_of_a_sidecar_is_what_kubernetes_gets() {
+    let [example, component] = ["config/examples/kubernetes-sidecar.yaml", "deploy/kubernetes/sidecar/tidegate.yaml"];
+    assert_eq!(parse(&text(example)).unwrap(), parse(&text(component)).unwrap());
+}
+
+#[test]
+fn every_example_of_a_provider_shows_the_line_its_sdks_need() {
+    let stories = ["kubernetes-sidecar.yaml", "laptop.yaml", "two-upstreams.yaml"];
+    for path in files("config/examples") {
+        let (name, text) = (path.file_name().unwrap().to_str().unwrap(), fs::read_to_string(&path).unwrap());
+        let comment: String = text.lines().take_while(|line| line.starts_with('#')).collect();
+        for sdk in ["Python", "Node"] {
+            let line = comment.split('#').find(|line| line.trim().starts_with(sdk));
+            let shown = line.is_some_and(|line| line.contains("http://127.0.0.1:8080"));
+            assert!(shown || stories.contains(&name), "{name} does not show it for {sdk}");
+        }
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod forward;
 mod http2;
 mod lifecycle;
 mod mock;
+mod money;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod outages;

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Proxy, Reply, Step, Upstream, wait_until};
+use crate::support::{Proxy, Reply, Step, Upstream, metric, wait_until};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood";
 
@@ -143,5 +143,23 @@ async fn what_came_before_a_break_reaches_the_client() {
             assert!(said.contains(part) && !said.ends_with("0\r\n\r\n"), "{name}: {said:?}");
         }
         proxy.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn server_errors_that_pass_are_counted_as_failures_of_the_upstream() {
+    for (status, outcome) in
+        [(500, "failed"), (501, "failed"), (502, "failed"), (504, "failed"), (404, "ignored"), (503, "overloaded")]
+    {
+        let upstream = Upstream::start(move |_| Reply::new(status, "", "{}")).await;
+        let proxy = Proxy::start(&upstream.url(), |settings| settings.retry.attempts_max = 1);
+        for _ in 0..3 {
+            assert_eq!(proxy.post("/v1/chat/completions", "", "{}").await.status, status);
+        }
+        proxy.idle().await;
+        let page = proxy.admin("/metrics").await.text();
+        let label = format!("outcome=\"{outcome}\"");
+        assert_eq!(metric(&page, "tidegate_attempts_total", &[&label]), Some(3.0), "{status}\n{page}");
+        assert_eq!(metric(&page, "tidegate_attempts_total", &[]), Some(3.0), "{status}: nothing else");
     }
 }

@@ -13,7 +13,7 @@ use tidegate::{
         rates::{RateSource, RateView},
         signals::{Attribution, Budget, Budgets, Dimension},
     },
-    metrics::{Metrics, Remaining},
+    metrics::{Metrics, Remaining, Seen, process},
 };
 
 const BEGIN: &str = "<!-- metrics: written by tests/it/reference.rs -->\n";
@@ -51,7 +51,8 @@ fn page() -> String {
         unknown_means: Attribution::Unknown,
         quotas_spent: 0,
     };
-    metrics.render([("u", "a", view, remaining)])
+    let seen = Seen { upstream: "u", account: "a", view, remaining, balance_usd: Some(1.0) };
+    metrics.render([seen]) + &process()
 }
 
 fn reference(page: &str) -> String {

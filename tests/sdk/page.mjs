@@ -10,6 +10,7 @@ const browser = await chromium.launch({ executablePath: job.browser, args: ['--n
 const told = { errors: [], requests: [], shots: {} };
 const shows = (page) => page.evaluate(() => ({
   title: document.title,
+  text: document.getElementById('main').innerText,
   state: document.getElementById('state').textContent,
   sums: document.getElementById('sums').textContent,
   accounts: Object.fromEntries([...document.querySelectorAll('#accounts tbody tr')].map((row) => [row.dataset.key, {

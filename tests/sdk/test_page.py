@@ -63,7 +63,22 @@ def test_a_page_with_nothing_to_show(stack):
     for name, shows in told["shots"].items():
         assert shows["state"] == "Healthy: idle", name
         assert shows["accounts"] == {} and shows["events"] == [], name
-        assert len(shows["charts"]) == 7 and shows["wider"] == 0, name
+        assert len(shows["charts"]) == 8 and shows["wider"] == 0, name
+
+
+def test_money_is_counted_where_there_are_prices_and_else_it_says_so(stack, tmp_path):
+    config = tmp_path / "tidegate.yaml"
+    config.write_text("upstreams: [{ url: http://h, prices: [{ model: mock-1, input: 3, output: 15 }] }]")
+    for args, paid in [((), False), (("--config", config), True)]:
+        running = stack(["--ceiling", "4"], args)
+        load = Load(running.base, 4)
+        time.sleep(11)
+        load.end()
+        shows = look(f"{running.admin}/", {f"money-{paid}.png": WIDE})["shots"][f"money-{paid}.png"]
+        (account,) = shows["accounts"].values()
+        spent = sum(value for (name, _), value in metrics(running.admin).items() if name == "tidegate_spend_usd_total")
+        assert ("No prices configured" in shows["text"]) != paid and (spent > 0) == paid
+        assert account["spent"] == (f"${spent:.2f}" if paid else "–") and (shows["drawn"][7] > 20) == paid
 
 
 def test_its_numbers_are_those_of_the_metrics(stack):
@@ -109,6 +124,7 @@ def test_under_load_everything_is_drawn(stack):
         assert shows["wider"] == 0, f"{name} scrolls sideways"
         assert len(shows["accounts"]) == 2 and shows["events"], name
         # In flight, waiting, answers, both times and tokens have lines.
+        # The last is of money, and there are no prices.
         assert [index for index, drawn in enumerate(shows["drawn"]) if drawn > 20] == [0, 1, 2, 4, 5, 6], (name, shows["drawn"])
     assert told["keyboard"][-1] == "svg" and "minutes ago" in told["read"], "charts are read with the keyboard"
     shown = sum(int(account["answered"].replace(",", "")) for account in told["shots"]["load.png"]["accounts"].values())

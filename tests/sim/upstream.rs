@@ -314,7 +314,7 @@ impl Upstream {
         self.scenario.tells_usage().then_some(Usage {
             input_tokens: job.input,
             output_tokens: job.output,
-            cached_tokens: 0,
+            ..Usage::default()
         })
     }
 }

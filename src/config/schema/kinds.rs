@@ -7,6 +7,7 @@ use crate::{
         Algorithm,
         check::{CEILING_MAX, COUNT_MAX, THREADS_MAX},
         limit::{FACTOR_MAX, RATIO_MAX, SAMPLES_MAX},
+        prices::DOLLARS_MAX,
         upstream::{ATTEMPTS_MAX, RATE_MAX, RETRY_BUDGET_MAX},
     },
     control::tide::DelayGuard,
@@ -41,6 +42,7 @@ pub(super) enum Kind {
 }
 
 const CEILING: Kind = Kind::Count(1, CEILING_MAX);
+const DOLLARS: Kind = Kind::Number(0.0, DOLLARS_MAX, (false, false));
 const HEADER: Kind = Kind::Like("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const ROOM: Kind = Kind::Count(1, COUNT_MAX);
 const RATE: Kind = Kind::Count(1, RATE_MAX);
@@ -48,7 +50,7 @@ const URL: Kind = Kind::Like("^[Hh][Tt][Tt][Pp][Ss]?://[^/@?#][^@?#]*$");
 const TIME_OR_OFF: Kind = Kind::Or(&Kind::Time, "off");
 
 /// By path; `[]` is every item of a list, `{}` every value under a name of the user's own.
-const KINDS: [(&str, Kind); 85] = [
+const KINDS: [(&str, Kind); 90] = [
     ("listen", Kind::Address),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
@@ -120,6 +122,11 @@ const KINDS: [(&str, Kind); 85] = [
     ("upstreams[].tls.client_key", Kind::Text),
     ("upstreams[].tls.server_name", Kind::Text),
     ("upstreams[].http2", Kind::Word(&["auto", "off", "only"])),
+    ("upstreams[].prices[].model", Kind::Like(r"^([^*]+\*?|\*)$")),
+    ("upstreams[].prices[].input", DOLLARS),
+    ("upstreams[].prices[].cached", DOLLARS),
+    ("upstreams[].prices[].output", DOLLARS),
+    ("upstreams[].balance.header", HEADER),
     ("buffers.request_max", Kind::Size),
     ("buffers.total_max", Kind::Size),
     ("limits.connections_max", ROOM),
@@ -152,6 +159,13 @@ pub(super) fn explanation(path: &str) -> Option<&'static str> {
         "upstreams[].account.tiers[].sha256" => "Or the 64 hexadecimal digits of its SHA-256.",
         "upstreams[].account.tiers[].tier" => "Or the name of a tier.",
         "upstreams[].match" => "Which requests go to this upstream.",
+        "upstreams[].prices[]" => "What some models cost.",
+        "upstreams[].prices[].model" => "The model's name as requests have it, or how it begins and a *.",
+        "upstreams[].prices[].input" => "Dollars for a million tokens that go up.",
+        "upstreams[].prices[].cached" => {
+            "Dollars for a million of those that came from a cache; as input unless given."
+        }
+        "upstreams[].prices[].output" => "Dollars for a million tokens that come down.",
         "upstreams[].queue.flow" => "What tells flows apart.",
         "upstreams[].queue.flow.header" => {
             "Requests with the same value of this header are one flow; flows take turns."

@@ -64,6 +64,8 @@ fn section(fields: &[(&'static str, Shape)], path: &str, entries: &[Entry]) -> V
     let required: &[&str] = match path {
         "tls" => &["cert", "key"],
         "upstreams[]" => &["url"],
+        "upstreams[].balance" => &["header"],
+        "upstreams[].prices[]" => &["model", "input", "output"],
         _ => &[],
     };
     if required.is_empty() {

@@ -26,7 +26,7 @@ impl<W> GateCore<W> {
         self.rates.reported(attempt, &heard.signals.budgets, trip, now);
         let after_burst = self.burst.is_none_or(|burst| attempt.sent >= burst.at);
         match heard.outcome {
-            Outcome::Ignored => Outcome::Ignored,
+            Outcome::Failed | Outcome::Ignored => heard.outcome,
             Outcome::Accepted => {
                 self.accepted(attempt, heard, after_burst, now);
                 Outcome::Accepted

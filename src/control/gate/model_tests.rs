@@ -335,7 +335,7 @@ fn ops() -> impl Strategy<Value = Op> {
     let usage = (tokens(), tokens()).prop_map(|(input_tokens, output_tokens)| Usage {
         input_tokens,
         output_tokens,
-        cached_tokens: 0,
+        ..Usage::default()
     });
     prop_oneof![
         8 => (0..FLOWS, demands(), times())

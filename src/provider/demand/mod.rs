@@ -50,18 +50,25 @@ impl Told {
 /// known from the head.
 #[must_use]
 pub fn demand(told: &Told, path: &str, body: &[u8]) -> Demand {
+    of_model(told, path, body).0
+}
+
+/// The same, and the model it is for, where it names one.
+#[must_use]
+pub fn of_model<'a>(told: &Told, path: &'a str, body: &'a [u8]) -> (Demand, Option<Cow<'a, str>>) {
     let bytes = told.bytes.unwrap_or(0).max(body.len());
     // A body that says nothing of its type is tried: curl's users forget it.
     let asked = if told.is_json.unwrap_or(true) { Asked::of(body) } else { Asked::default() };
     let stream = asked.stream || streams(path);
     let model = model_in(path).map(Cow::Borrowed).or(asked.model);
-    Demand {
-        model: model.map_or(0, |name| names::number([name.as_ref()])),
+    let demand = Demand {
+        model: model.as_deref().map_or(0, |name| names::number([name])),
         input_tokens: u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX),
         output_tokens_max: asked.output_tokens_max,
         stream,
         read: asked.read,
-    }
+    };
+    (demand, model)
 }
 
 /// The model a request is for: the one in its path (Gemini, Azure, Bedrock), else the one its body names.

@@ -1,7 +1,7 @@
 //! The numbers of a usage object, in every provider's words.
 
 use super::Usage;
-use crate::provider::{count::Count, members::Members};
+use crate::provider::{count::Count, members::Members, money};
 
 /// What was said last in each word. The numbers of a stream are cumulative: they replace each other, and are never
 /// added up.
@@ -24,6 +24,8 @@ pub(super) struct Numbers {
     /// Cohere: what is paid for, which is less than what is counted.
     billed_input: Option<u32>,
     billed_output: Option<u32>,
+    /// OpenRouter: what was charged, in billionths of a dollar.
+    cost_nanos: Option<u64>,
 }
 
 impl Numbers {
@@ -49,6 +51,10 @@ impl Numbers {
                 }
                 (Part::Usage, Word::Billed) => {
                     self.read_part(value, Part::Billed);
+                    None
+                }
+                (Part::Usage, Word::Cost) => {
+                    self.cost_nanos = money::told_nanos(value).or(self.cost_nanos);
                     None
                 }
                 (Part::Usage, Word::WholeInput) | (Part::Counted, Word::Input) => Some(&mut self.whole_input),
@@ -83,6 +89,7 @@ impl Numbers {
             input_tokens: input,
             output_tokens: sum(&[output, self.thoughts]),
             cached_tokens: self.cached.or(self.cache_read).unwrap_or(0),
+            cost_nanos: self.cost_nanos,
         })
     }
 }
@@ -110,6 +117,7 @@ enum Word {
     InputDetails,
     Counted,
     Billed,
+    Cost,
     Other,
 }
 
@@ -128,6 +136,7 @@ impl Word {
             b"prompt_tokens_details" | b"input_tokens_details" => Self::InputDetails,
             b"tokens" => Self::Counted,
             b"billed_units" => Self::Billed,
+            b"cost" => Self::Cost,
             _ => Self::Other,
         }
     }

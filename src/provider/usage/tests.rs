@@ -105,7 +105,12 @@ const CASES: &[(&str, &str, &str, Want)] = &[
 ];
 
 fn want(told: Want) -> Option<Usage> {
-    told.map(|(input_tokens, output_tokens, cached_tokens)| Usage { input_tokens, output_tokens, cached_tokens })
+    told.map(|(input_tokens, output_tokens, cached_tokens)| Usage {
+        input_tokens,
+        output_tokens,
+        cached_tokens,
+        cost_nanos: None,
+    })
 }
 
 #[test]
@@ -119,6 +124,34 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(read(kind, "", &bytes), want(*told), "{name}, byte by byte");
         assert_eq!(read_at_once(kind, body), want(*told), "{name}, at once");
+    }
+}
+
+#[test]
+fn what_an_answer_says_it_cost_is_read() {
+    for (name, kind, body, want) in [
+        (
+            "OpenRouter",
+            JSON,
+            r#"{"usage":{"prompt_tokens":194,"completion_tokens":2,"cost":0.95e-4,"cost_details":{"upstream_inference_cost":19}}}"#,
+            Some(95_000),
+        ),
+        (
+            "its stream: the last",
+            EVENTS,
+            "data: {\"usage\":{\"prompt_tokens\":1,\"cost\":0.5}}\n\ndata: {\"usage\":{\"prompt_tokens\":1,\"cost\":0.25}}\n\n",
+            Some(250_000_000),
+        ),
+        ("no number", JSON, r#"{"usage":{"prompt_tokens":1,"cost":{"total_cost":1}}}"#, None),
+        ("absurd", JSON, r#"{"usage":{"prompt_tokens":1,"cost":1e300}}"#, None),
+        ("of a part", JSON, r#"{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cost":1}}}"#, None),
+    ] {
+        let body = body.as_bytes();
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            assert_eq!(read(kind, "", &[before, after]).unwrap().cost_nanos, want, "{name}, cut at {at}");
+        }
+        assert_eq!(read_at_once(kind, body).unwrap().cost_nanos, want, "{name}, at once");
     }
 }
 
