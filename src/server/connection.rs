@@ -35,6 +35,10 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 const REST_AFTER_AMONG_MANY: Duration = Duration::from_millis(50);
 /// So many of a thread are many: their buffers are 3 MiB.
 const MANY: usize = 256;
+/// Where there are very many, few come back soon, and what they hold meanwhile is never given back to the system.
+const REST_AFTER_AMONG_VERY_MANY: Duration = Duration::from_millis(5);
+/// So many are very many: their buffers are 24 MiB.
+const VERY_MANY: usize = 2048;
 
 /// HTTP/2: requests at once on one client connection. Ten times what clients ask for by themselves; more wait at the
 /// client.
@@ -88,10 +92,10 @@ impl Server {
         let watch = Arc::<Watch>::default();
         loop {
             let parked = Parked::default();
-            let rest = Rest::new(self.neighbours());
             let mut conn = Box::pin(self.http1(stream, &watch, &parked));
-            let end =
-                self.drive(conn.as_mut(), |conn| conn.graceful_shutdown(), &watch, first_head_by, Some(rest)).await;
+            let end = self
+                .drive(conn.as_mut(), |conn| conn.graceful_shutdown(), &watch, first_head_by, Some(Rest::default()))
+                .await;
             drop(conn);
             match (end, parked.take()) {
                 (End::Idle, Some(idle)) => stream = idle,
@@ -177,7 +181,7 @@ impl Server {
                 }
                 return Poll::Ready(End::Over);
             }
-            if let Some(end) = rest.as_mut().and_then(|rest| rest.poll(watch, cx)) {
+            if let Some(end) = rest.as_mut().and_then(|rest| rest.poll(watch, || self.neighbours(), cx)) {
                 return Poll::Ready(end);
             }
             if watch.has_begun() {
@@ -206,31 +210,35 @@ impl Server {
 }
 
 /// When a kept connection has been idle for long enough to rest, or to end.
+#[derive(Default)]
 struct Rest {
-    after: Duration,
-    /// After how many heads nothing has come since when.
-    quiet: Option<(usize, std::time::Instant)>,
+    /// After how many heads nothing has come since when, and for how long it then does not rest.
+    quiet: Option<(usize, std::time::Instant, Duration)>,
     alarm: Alarm,
 }
 
 impl Rest {
-    /// For one of so many connections.
-    fn new(neighbours: usize) -> Self {
-        let after = if neighbours < MANY { REST_AFTER } else { REST_AFTER_AMONG_MANY };
-        Self { after, quiet: None, alarm: Alarm::default() }
-    }
-
-    fn poll(&mut self, watch: &Watch, cx: &mut Context<'_>) -> Option<End> {
+    /// One of so many `neighbours`.
+    fn poll(&mut self, watch: &Watch, neighbours: impl FnOnce() -> usize, cx: &mut Context<'_>) -> Option<End> {
         let heads = watch.idle_after()?;
-        let quiet = self.quiet.filter(|(after, _)| *after == heads);
-        let (_, since) = *self.quiet.insert(quiet.unwrap_or_else(|| (heads, clock::now())));
-        if self.alarm.poll_by(since + self.after, cx).is_pending() {
+        let quiet = self.quiet.filter(|(after, ..)| *after == heads);
+        let began = || (heads, clock::now(), rest_after(neighbours()));
+        let (_, since, after) = *self.quiet.insert(quiet.unwrap_or_else(began));
+        if self.alarm.poll_by(since + after, cx).is_pending() {
             return None;
         }
         if watch.is_clean() {
             return Some(End::Idle);
         }
         self.alarm.poll_by(since + KEEP_ALIVE_MAX, cx).is_ready().then_some(End::Over)
+    }
+}
+
+fn rest_after(neighbours: usize) -> Duration {
+    match neighbours {
+        0..MANY => REST_AFTER,
+        MANY..VERY_MANY => REST_AFTER_AMONG_MANY,
+        VERY_MANY.. => REST_AFTER_AMONG_VERY_MANY,
     }
 }
 
@@ -276,14 +284,15 @@ mod tests {
     async fn end_of(neighbours: usize) -> (bool, Duration) {
         let watch = Arc::<Watch>::default();
         drop(watch.begin(Some(0)));
-        let (mut rest, began) = (Rest::new(neighbours), clock::now());
-        let end = std::future::poll_fn(|cx| rest.poll(&watch, cx).map_or(Poll::Pending, Poll::Ready)).await;
+        let (mut rest, began) = (Rest::default(), clock::now());
+        let poll = |cx: &mut Context<'_>| rest.poll(&watch, || neighbours, cx).map_or(Poll::Pending, Poll::Ready);
+        let end = std::future::poll_fn(poll).await;
         (matches!(end, End::Over), clock::now() - began)
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_may_hold_something_does_not_rest_but_ends_all_the_same() {
-        for neighbours in [0, MANY] {
+        for neighbours in [0, MANY, VERY_MANY] {
             let (over, after) = end_of(neighbours).await;
             assert!(over && after >= KEEP_ALIVE_MAX && after < KEEP_ALIVE_MAX + Duration::from_secs(1), "{after:?}");
         }

@@ -265,7 +265,7 @@ mod tests {
             span.failed(Failure::Bounced(Attribution::Rate));
             span.leaves(now + 1020 * MS, 1012 * MS);
             span.heard(now + 1100 * MS, StatusCode::OK);
-            span.used(&Usage { input_tokens: 9, output_tokens: 12, cached_tokens: 4 });
+            span.used(&Usage { input_tokens: 9, output_tokens: 12, cached_tokens: 4, ..Usage::default() });
             span.end(&Ending {
                 attempts: 2,
                 queued: 7 * MS,
