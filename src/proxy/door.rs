@@ -20,7 +20,7 @@ pub fn is_strict(head: &request::Parts, head_bytes_max: u64) -> Result<(), Fault
 /// `strict::answer`.
 #[must_use]
 pub fn is_strict_answer<B>(response: &Response<B>, asked: &HeaderMap) -> bool {
-    strict::answer(response, SeenAnswer::of(response.headers()), asked)
+    strict::answer(response, SeenAnswer::of(response.headers()), || asked.clone())
 }
 
 /// `route::has_prefix`.

@@ -234,6 +234,7 @@ impl Engine {
             failures: 0,
             unreached_since: None,
             last: None,
+            fields: Vec::new(),
         };
         let end_by = settings.deadlines.total.map(|total| noted.started + total);
         let answered = match end_by {

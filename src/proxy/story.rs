@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{Request, Response, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, request};
 use hyper::body::Incoming;
 
 use crate::{
@@ -55,6 +55,9 @@ pub(super) struct Story<'a> {
     pub(super) unreached_since: Option<Instant>,
     /// The last answer that was not passed on.
     pub(super) last: Option<Box<Examined>>,
+    /// The fields of the request, once the first attempt took them along: hyper keeps what it is given. A list, which
+    /// takes one piece of memory where a map takes two.
+    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Story<'_> {
@@ -128,12 +131,27 @@ impl Story<'_> {
         }
     }
 
-    fn request(&self, body: SendBody) -> Request<SendBody> {
+    /// What the next attempt sends.
+    fn request(&mut self, body: SendBody) -> Request<SendBody> {
         let mut request = Request::new(body);
         request.method_mut().clone_from(&self.head.method);
         request.uri_mut().clone_from(self.target);
-        request.headers_mut().clone_from(&self.head.headers);
+        *request.headers_mut() = if self.fields.is_empty() {
+            self.fields.extend(self.head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            std::mem::take(&mut self.head.headers)
+        } else {
+            self.asked()
+        };
         request
+    }
+
+    /// The fields of a request that was sent.
+    fn asked(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.fields.len());
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
+        headers
     }
 
     /// A response head arrived.
@@ -143,7 +161,7 @@ impl Story<'_> {
             permit.gate().metrics.first_byte.observe(permit.age().as_secs_f64());
         }
         let seen = SeenAnswer::of(response.headers());
-        if !strict::answer(response, seen, &self.head.headers) {
+        if !strict::answer(response, seen, || self.asked()) {
             return Err(Fault::UpstreamProtocol);
         }
         self.route.note_balance(&self.turn.gate, response.headers());

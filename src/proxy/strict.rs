@@ -43,12 +43,12 @@ pub(super) fn request(head: &request::Parts, seen: &Seen, head_bytes_max: u64) -
     Ok(())
 }
 
-/// A response head: its framing has one reading, and it switches to no protocol but the one that was asked for.
+/// A response head: its framing has one reading, and it switches to no protocol but the one that was `asked` for.
 #[must_use]
-pub(super) fn answer<B>(response: &Response<B>, seen: SeenAnswer, asked: &HeaderMap) -> bool {
+pub(super) fn answer<B>(response: &Response<B>, seen: SeenAnswer, asked: impl FnOnce() -> HeaderMap) -> bool {
     let protocol = |headers: &HeaderMap| headers.get(header::UPGRADE).map(|name| name.as_bytes().to_ascii_lowercase());
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let agreed = || protocol(asked).is_some_and(|asked| protocol(response.headers()) == Some(asked));
+    let agreed = || protocol(&asked()).is_some_and(|asked| protocol(response.headers()) == Some(asked));
     (!seen.transfer_encoding || is_plainly_framed(response.headers())) && (!switches || agreed())
 }
 
