@@ -121,7 +121,9 @@ impl Totals {
             Some("the upstream does not answer in time")
         } else if counted("broken") || told(FaultKind::UpstreamProtocol) {
             Some("the upstream breaks connections off")
-        } else if counted("server_error") || (attempts("failed") > 0 && attempts("accepted") == 0) {
+        } else if counted("server_error")
+            || (2 * attempts("failed") > self.attempts.iter().sum() && attempts("accepted") == 0)
+        {
             Some("the upstream answers with server errors")
         } else {
             None
@@ -248,7 +250,15 @@ mod tests {
         assert_eq!(first.failure(), Some("the upstream answers with server errors"));
         account.attempt("failed");
         account.attempt("accepted");
-        assert_eq!(account.totals().since(&first).failure(), None, "one in two");
+        let second = account.totals();
+        assert_eq!(second.since(&first).failure(), None, "one in two");
+        account.attempt("failed");
+        account.attempt("ignored");
+        assert_eq!(
+            account.totals().since(&second).failure(),
+            None,
+            "it answers, if only with errors of the clients' own"
+        );
     }
 
     #[test]
