@@ -167,10 +167,14 @@ impl App {
         self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
         let snapshot = Arc::new(snapshot);
         self.shared.snapshot.store(Arc::clone(&snapshot));
+        let balance_of = |name: &str| {
+            let known = former.routes.iter().find(|route| *route.settings.name == *name)?;
+            Some(&known.settings.balance)
+        };
         // After the swap, so that no gate is made with the former settings meanwhile.
         for route in &snapshot.routes {
             for (credential, gate) in route.accounts.entries() {
-                if route.settings.balance.is_none() {
+                if balance_of(&route.settings.name) != Some(&route.settings.balance) {
                     gate.note_balance_usd(None);
                 }
                 gate.retune(route.gate_settings(&credential));

@@ -306,9 +306,10 @@ ROWS = {
         ),
         stat(
             "Balance",
-            "Dollars that accounts have left, where the upstream says it in a header and `balance` names that.",
+            "Dollars that the account with the least has left, where the upstream says it in a header and `balance` "
+            "names that. Not a sum: several keys, and every sidecar, may tell of the same money.",
             "currencyUSD",
-            f"sum(tidegate_balance_usd{{{ACCOUNT}}})",
+            f"min(tidegate_balance_usd{{{ACCOUNT}}})",
             decimals=2,
         ),
         stat(

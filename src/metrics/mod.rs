@@ -6,6 +6,8 @@
 mod process;
 mod totals;
 
+use std::collections::HashSet;
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     proto::{Counter, MetricFamily},
@@ -310,6 +312,7 @@ impl Metrics {
             &["upstream", "account", "dimension"],
         );
         let balance = gauge("tidegate_balance_usd", "Dollars the upstream last said the account has left.", &ids);
+        let mut told = HashSet::new();
         for Seen { upstream, account, view, remaining: left, balance_usd } in gates {
             // Several gates may share the label `other`: the numbers add up.
             let ids = [upstream, account];
@@ -326,7 +329,10 @@ impl Metrics {
                 pace.with_label_values(&ids).add(value);
             }
             if let Some(value) = balance_usd {
-                balance.with_label_values(&ids).add(value);
+                // Those of one label may be parts of one account, which must not look richer than it is.
+                let series = balance.with_label_values(&ids);
+                let known = told.insert(ids.map(str::to_owned)).then_some(value);
+                series.set(known.unwrap_or_else(|| value.min(series.get())));
             }
             for (dimension, value) in left.iter() {
                 if let Some(value) = value {

@@ -163,11 +163,30 @@ async fn the_balance_is_what_the_header_last_said_as_a_number() {
         assert_eq!(metric(&page, "tidegate_balance_usd", &[]), Some(want), "{page}");
         assert_eq!(proxy.admin("/status").await.json()["accounts"][0]["balance_usd"], want);
     }
-    // Nobody asks for it any more.
-    let mut config = (*proxy.app().shared.snapshot.load().config).clone();
-    config.upstreams[0].balance = None;
-    proxy.app().reload(config).unwrap();
-    assert!(!proxy.admin("/metrics").await.text().contains("tidegate_balance_usd"));
+    // Elsewhere from now on, and what was said before is no news; then nobody asks for it any more.
+    let text = "upstreams: [{ url: http://h, balance: { header: X-Left } }]";
+    for balance in [parsed(text).balance, None] {
+        let mut config = (*proxy.app().shared.snapshot.load().config).clone();
+        config.upstreams[0].balance = balance;
+        proxy.app().reload(config).unwrap();
+        assert!(!proxy.admin("/metrics").await.text().contains("tidegate_balance_usd"));
+    }
+}
+
+#[tokio::test]
+async fn accounts_that_share_a_label_tell_of_the_least_balance() {
+    let upstream = Upstream::start(|seen| {
+        let left = if seen.nth == 70 { 4 } else { 10 };
+        Reply::new(200, &format!("x-left: {left}\r\n"), "{}")
+    })
+    .await;
+    let text = "upstreams: [{ url: http://h, balance: { header: X-Left } }]";
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.balance = parsed(text).balance);
+    for nth in 0..75 {
+        proxy.post("/x", &format!("authorization: Bearer {nth}\r\n"), "{}").await;
+    }
+    let page = proxy.admin("/metrics").await.text();
+    assert_eq!(metric(&page, "tidegate_balance_usd", &["account=\"other\""]), Some(4.0), "{page}");
 }
 
 #[tokio::test]
