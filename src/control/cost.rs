@@ -39,8 +39,19 @@ pub struct Usage {
     pub output_tokens: u32,
     /// Those of `input_tokens` that came from a cache.
     pub cached_tokens: u32,
+    /// What is paid for, where the answer tells that apart from what was used.
+    pub billed: Option<Billed>,
     /// What it cost in billionths of a dollar, where the answer itself says that.
     pub cost_nanos: Option<u64>,
+}
+
+/// The tokens that are paid for. Budgets lose what was used all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Billed {
+    /// Of those that went up.
+    pub input_tokens: u32,
+    /// Of those that came down.
+    pub output_tokens: u32,
 }
 
 /// What a model's tokens cost, each in millionths of a millionth of a dollar: the whole numbers in which one dollar for a
@@ -59,9 +70,12 @@ impl Price {
     /// What was used costs so many billionths of a dollar, rounded to the nearest.
     #[must_use]
     pub fn of(&self, usage: &Usage) -> u64 {
-        let cached = usage.cached_tokens.min(usage.input_tokens);
-        let parts =
-            [(usage.input_tokens - cached, self.input), (cached, self.cached), (usage.output_tokens, self.output)];
+        let (input, cached, output) = match usage.billed {
+            // How many of these came from a cache is not told.
+            Some(billed) => (billed.input_tokens, 0, billed.output_tokens),
+            None => (usage.input_tokens, usage.cached_tokens.min(usage.input_tokens), usage.output_tokens),
+        };
+        let parts = [(input - cached, self.input), (cached, self.cached), (output, self.output)];
         let picos: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
         u64::try_from((picos + 500) / 1000).unwrap_or(u64::MAX)
     }
@@ -222,6 +236,9 @@ mod tests {
             let usage = Usage { cached_tokens: cached, ..used(input, output) };
             assert_eq!(price.of(&usage), want, "{usage:?}");
         }
+        let billed = Billed { input_tokens: 10, output_tokens: 2 };
+        let usage = Usage { cached_tokens: 90, billed: Some(billed), ..used(100, 20) };
+        assert_eq!(price.of(&usage), 10 * 1250 + 2 * 10_000, "only what is billed is paid for");
         let small = Price { input: 37_500, cached: 0, output: 499 };
         assert_eq!((small.of(&used(1, 0)), small.of(&used(2, 0))), (38, 75), "rounded once, for all together");
         assert_eq!((small.of(&used(0, 1)), small.of(&used(0, 2)), small.of(&used(0, 1000))), (0, 1, 499));

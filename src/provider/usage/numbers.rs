@@ -1,6 +1,6 @@
 //! The numbers of a usage object, in every provider's words.
 
-use super::Usage;
+use super::{Billed, Usage};
 use crate::provider::{count::Count, members::Members, money};
 
 /// What was said last in each word. The numbers of a stream are cumulative: they replace each other, and are never
@@ -84,11 +84,17 @@ impl Numbers {
             (None, None) => self.billed_input.unwrap_or(0),
         };
         let output = self.output.or(self.billed_output);
+        // Of the two, one that is not told is not paid for.
+        let billed = self.billed_input.or(self.billed_output).map(|_| Billed {
+            input_tokens: self.billed_input.unwrap_or(0),
+            output_tokens: self.billed_output.unwrap_or(0),
+        });
         let is_told = self.whole_input.or(self.input).or(self.billed_input).or(output).is_some();
         is_told.then_some(Usage {
             input_tokens: input,
             output_tokens: sum(&[output, self.thoughts]),
             cached_tokens: self.cached.or(self.cache_read).unwrap_or(0),
+            billed,
             cost_nanos: self.cost_nanos,
         })
     }

@@ -104,13 +104,9 @@ const CASES: &[(&str, &str, &str, Want)] = &[
     ("nothing", JSON, "", None),
 ];
 
-fn want(told: Want) -> Option<Usage> {
-    told.map(|(input_tokens, output_tokens, cached_tokens)| Usage {
-        input_tokens,
-        output_tokens,
-        cached_tokens,
-        cost_nanos: None,
-    })
+/// What is said of the tokens themselves.
+fn tokens(usage: Option<Usage>) -> Want {
+    usage.map(|usage| (usage.input_tokens, usage.output_tokens, usage.cached_tokens))
 }
 
 #[test]
@@ -119,11 +115,36 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         let body = body.as_bytes();
         for at in 0..=body.len() {
             let (before, after) = body.split_at(at);
-            assert_eq!(read(kind, "", &[before, after]), want(*told), "{name}, cut at {at}");
+            assert_eq!(tokens(read(kind, "", &[before, after])), *told, "{name}, cut at {at}");
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
-        assert_eq!(read(kind, "", &bytes), want(*told), "{name}, byte by byte");
-        assert_eq!(read_at_once(kind, body), want(*told), "{name}, at once");
+        assert_eq!(tokens(read(kind, "", &bytes)), *told, "{name}, byte by byte");
+        assert_eq!(tokens(read_at_once(kind, body)), *told, "{name}, at once");
+    }
+}
+
+#[test]
+fn what_is_billed_is_told_apart_from_what_was_used() {
+    for (name, body, want) in [
+        (
+            "both",
+            r#"{"usage":{"billed_units":{"input_tokens":10,"output_tokens":9},"tokens":{"input_tokens":100,"output_tokens":20}}}"#,
+            Some((10, 9)),
+        ),
+        (
+            "only the input is",
+            r#"{"meta":{"usage":{"billed_units":{"input_tokens":5},"tokens":{"input_tokens":7,"output_tokens":3}}}}"#,
+            Some((5, 0)),
+        ),
+        (
+            "nothing that is a token",
+            r#"{"usage":{"billed_units":{"search_units":1},"tokens":{"input_tokens":7}}}"#,
+            None,
+        ),
+        ("everybody else", r#"{"usage":{"prompt_tokens":5,"completion_tokens":7}}"#, None),
+    ] {
+        let billed = read_at_once(JSON, body.as_bytes()).unwrap().billed;
+        assert_eq!(billed.map(|billed| (billed.input_tokens, billed.output_tokens)), want, "{name}");
     }
 }
 
@@ -181,10 +202,10 @@ fn compressed_answers_are_read_wherever_they_are_cut() {
         let body = encoded(form, ANTHROPIC_STREAM.as_bytes());
         for at in 0..=body.len() {
             let (before, after) = body.split_at(at);
-            assert_eq!(read(EVENTS, coding, &[before, after]), want(Some((135, 15, 100))), "{form}, cut at {at}");
+            assert_eq!(tokens(read(EVENTS, coding, &[before, after])), Some((135, 15, 100)), "{form}, cut at {at}");
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
-        assert_eq!(read(EVENTS, coding, &bytes), want(Some((135, 15, 100))), "{form}, byte by byte");
+        assert_eq!(tokens(read(EVENTS, coding, &bytes)), Some((135, 15, 100)), "{form}, byte by byte");
     }
 }
 
@@ -195,7 +216,7 @@ fn a_damaged_answer_keeps_what_was_found() {
     scanner.feed(&body);
     body.reverse();
     scanner.feed(&body);
-    assert_eq!(scanner.usage(), want(Some((135, 15, 100))));
+    assert_eq!(tokens(scanner.usage()), Some((135, 15, 100)));
     for coding in ["gzip", "deflate"] {
         assert_eq!(read(JSON, coding, &[br#"{"usage":{"prompt_tokens":5}}"#]), None, "{coding}");
     }
@@ -214,9 +235,9 @@ fn a_bomb_is_given_up_in_time() {
 fn an_endless_object_is_given_up_and_the_next_is_found() {
     let long =
         format!(r#"{{"usage":{{"prompt_tokens":5,"x":"{}"}},"usage":{{"prompt_tokens":7}}}}"#, "x".repeat(10_000));
-    assert_eq!(read(JSON, "", &[long.as_bytes()]), want(Some((7, 0, 0))));
+    assert_eq!(tokens(read(JSON, "", &[long.as_bytes()])), Some((7, 0, 0)));
     let bytes: Vec<&[u8]> = long.as_bytes().chunks(1).collect();
-    assert_eq!(read(JSON, "", &bytes), want(Some((7, 0, 0))));
+    assert_eq!(tokens(read(JSON, "", &bytes)), Some((7, 0, 0)));
 }
 
 #[test]
