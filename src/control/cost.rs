@@ -89,6 +89,8 @@ pub enum Tariff {
     /// No prices are known: nothing is counted but what an answer itself says.
     #[default]
     None,
+    /// It was paid for when it was made: an answer that is only fetched, whatever it says.
+    Paid,
     /// This one.
     Price(Price),
 }
@@ -99,6 +101,7 @@ impl Tariff {
     #[must_use]
     pub fn bill(&self, usage: &Usage) -> Option<u64> {
         match (usage.cost_nanos, self) {
+            (_, Self::Paid) => Some(0),
             (Some(told), _) => Some(told),
             (None, Self::Missing) => None,
             (None, Self::None) => Some(0),
@@ -253,6 +256,8 @@ mod tests {
         for (tariff, usage, want) in [
             (Tariff::None, used(5, 5), Some(0)),
             (Tariff::None, told, Some(7)),
+            (Tariff::Paid, used(5, 5), Some(0)),
+            (Tariff::Paid, told, Some(0)),
             (Tariff::Missing, used(5, 5), None),
             (Tariff::Missing, told, Some(7)),
             (price, used(5, 5), Some(5000)),

@@ -133,6 +133,25 @@ async fn what_an_answer_says_it_cost_wins() {
 }
 
 #[tokio::test]
+async fn what_is_fetched_again_was_paid_for_before() {
+    let told = r#"{"id":"resp_1","usage":{"input_tokens":1000,"output_tokens":200,"cost":0.000375}}"#;
+    for reply in
+        [Reply::new(200, JSON, OPENAI), Reply::new(200, JSON, told), streamed("text/event-stream", OPENAI_EVENTS)]
+    {
+        let upstream = Upstream::start(move |_| reply.clone()).await;
+        for change in [prices as fn(&mut Settings), |_| {}] {
+            let proxy = Proxy::start(&upstream.url(), change);
+            for path in ["/v1/responses/resp_1", "/openai/deployments/gpt-5/responses/resp_1"] {
+                assert_eq!(proxy.get(path).await.status, 200);
+            }
+            assert!(spent(&proxy).await.abs() < 1e-12);
+            let page = proxy.admin("/metrics").await.text();
+            assert_eq!(metric(&page, "tidegate_unpriced_total", &[]), Some(0.0), "nor is a price missing");
+        }
+    }
+}
+
+#[tokio::test]
 async fn failures_cost_nothing() {
     let failed = OPENAI.replace("\"id\"", "\"error\":{},\"id\"");
     let upstream = Upstream::start(move |seen| match seen.nth {
