@@ -45,6 +45,10 @@ pub struct Usage {
     pub cost_nanos: Option<u64>,
 }
 
+/// An answer never costs more than this, in billionths of a dollar: a sum of ten thousand dollars each stays far from where
+/// its counter would begin anew. A guess: the dearest answers cost a few dollars.
+pub const COST_NANOS_MAX: u64 = 10_000 * 1_000_000_000;
+
 /// The tokens that are paid for. Budgets lose what was used all the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Billed {
@@ -67,7 +71,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// What was used costs so many billionths of a dollar, rounded to the nearest.
+    /// What was used costs so many billionths of a dollar, rounded to the nearest, and at most [`COST_NANOS_MAX`].
     #[must_use]
     pub fn of(&self, usage: &Usage) -> u64 {
         let (input, cached, output) = match usage.billed {
@@ -77,7 +81,7 @@ impl Price {
         };
         let parts = [(input - cached, self.input), (cached, self.cached), (output, self.output)];
         let picos: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
-        u64::try_from((picos + 500) / 1000).unwrap_or(u64::MAX)
+        u64::try_from((picos + 500) / 1000).map_or(COST_NANOS_MAX, |nanos| nanos.min(COST_NANOS_MAX))
     }
 }
 
@@ -234,7 +238,8 @@ mod tests {
             (1000, 900, 100, 100 * 1250 + 900 * 125 + 100 * 10_000),
             // More from the cache than there was: an upstream's mistake.
             (10, 20, 0, 10 * 125),
-            (u32::MAX, 0, u32::MAX, u64::from(u32::MAX) * 11_250),
+            (800_000_000, 0, 0, 800_000_000 * 1250),
+            (u32::MAX, 0, u32::MAX, COST_NANOS_MAX),
         ] {
             let usage = Usage { cached_tokens: cached, ..used(input, output) };
             assert_eq!(price.of(&usage), want, "{usage:?}");
@@ -246,7 +251,7 @@ mod tests {
         assert_eq!((small.of(&used(1, 0)), small.of(&used(2, 0))), (38, 75), "rounded once, for all together");
         assert_eq!((small.of(&used(0, 1)), small.of(&used(0, 2)), small.of(&used(0, 1000))), (0, 1, 499));
         let absurd = Price { input: u64::MAX, cached: u64::MAX, output: u64::MAX };
-        assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), u64::MAX);
+        assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), COST_NANOS_MAX);
     }
 
     #[test]
