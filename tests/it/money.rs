@@ -8,6 +8,8 @@ const JSON: &str = "content-type: application/json\r\n";
 const OPENAI: &str = r#"{"id":"c","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":200,"prompt_tokens_details":{"cached_tokens":600}}}"#;
 const ANTHROPIC: &str = r#"{"type":"message","model":"claude-x","content":[],"usage":{"input_tokens":400,"cache_creation_input_tokens":0,"cache_read_input_tokens":600,"output_tokens":200}}"#;
 const COHERE: &str = r#"{"id":"c","message":{},"usage":{"billed_units":{"input_tokens":460,"output_tokens":200},"tokens":{"input_tokens":5000,"output_tokens":900},"cached_tokens":64}}"#;
+const BEDROCK: &str =
+    r#"{"output":{},"usage":{"inputTokens":400,"outputTokens":200,"totalTokens":1200,"cacheReadInputTokens":600}}"#;
 const OPENAI_EVENTS: &str = concat!(
     "data: {\"id\":\"c\",\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n",
     "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":200,\"prompt_tokens_details\":{\"cached_tokens\":600}}}\n\n",
@@ -28,6 +30,7 @@ fn prices(settings: &mut Settings) {
     prices:
       - { model: gpt-5*, input: 1.25, cached: 0.125, output: 10 }
       - { model: claude-x, input: 1.25, cached: 0.125, output: 10 }
+      - { model: 'claude-y:0', input: 1.25, cached: 0.125, output: 10 }
       - { model: text-embedding-3*, input: 0.02, output: 0 }";
     settings.prices = parsed(text).prices;
 }
@@ -63,6 +66,8 @@ async fn answers_of_every_shape_cost_what_their_tokens_come_to() {
         ("Anthropic", "/v1/messages", "claude-x", Reply::new(200, JSON, ANTHROPIC)),
         ("Anthropic, events", "/v1/messages", "claude-x", streamed("text/event-stream", ANTHROPIC_EVENTS)),
         ("Cohere", "/v2/chat", "claude-x", Reply::new(200, JSON, COHERE)),
+        ("Bedrock", "/model/claude-y:0/converse", "", Reply::new(200, JSON, BEDROCK)),
+        ("Bedrock, its colon escaped", "/model/claude-y%3A0/converse", "", Reply::new(200, JSON, BEDROCK)),
         ("the model in the path", "/openai/deployments/gpt-5/chat/completions", "mine", Reply::new(200, JSON, OPENAI)),
     ] {
         let upstream = Upstream::start(move |_| reply.clone()).await;
