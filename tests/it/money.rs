@@ -8,6 +8,7 @@ const JSON: &str = "content-type: application/json\r\n";
 const OPENAI: &str = r#"{"id":"c","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":200,"prompt_tokens_details":{"cached_tokens":600}}}"#;
 const ANTHROPIC: &str = r#"{"type":"message","model":"claude-x","content":[],"usage":{"input_tokens":400,"cache_creation_input_tokens":0,"cache_read_input_tokens":600,"output_tokens":200}}"#;
 const COHERE: &str = r#"{"id":"c","message":{},"usage":{"billed_units":{"input_tokens":460,"output_tokens":200},"tokens":{"input_tokens":5000,"output_tokens":900},"cached_tokens":64}}"#;
+const XAI: &str = r#"{"usage":{"prompt_tokens":1000,"completion_tokens":50,"total_tokens":1200,"prompt_tokens_details":{"cached_tokens":600},"completion_tokens_details":{"reasoning_tokens":150}}}"#;
 const BEDROCK: &str =
     r#"{"output":{},"usage":{"inputTokens":400,"outputTokens":200,"totalTokens":1200,"cacheReadInputTokens":600}}"#;
 const OPENAI_EVENTS: &str = concat!(
@@ -66,6 +67,7 @@ async fn answers_of_every_shape_cost_what_their_tokens_come_to() {
         ("Anthropic", "/v1/messages", "claude-x", Reply::new(200, JSON, ANTHROPIC)),
         ("Anthropic, events", "/v1/messages", "claude-x", streamed("text/event-stream", ANTHROPIC_EVENTS)),
         ("Cohere", "/v2/chat", "claude-x", Reply::new(200, JSON, COHERE)),
+        ("xAI", "/v1/chat/completions", "gpt-5", Reply::new(200, JSON, XAI)),
         ("Bedrock", "/model/claude-y:0/converse", "", Reply::new(200, JSON, BEDROCK)),
         ("Bedrock, its colon escaped", "/model/claude-y%3A0/converse", "", Reply::new(200, JSON, BEDROCK)),
         ("the model in the path", "/openai/deployments/gpt-5/chat/completions", "mine", Reply::new(200, JSON, OPENAI)),
