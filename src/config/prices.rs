@@ -109,7 +109,7 @@ mod tests {
 
     fn cost(config: &Config, model: Option<&str>) -> Option<u64> {
         match config.upstreams[0].tariff(model) {
-            Tariff::Missing | Tariff::None => None,
+            Tariff::Missing | Tariff::None | Tariff::Paid => None,
             Tariff::Price(price) => Some(price.input),
         }
     }

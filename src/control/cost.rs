@@ -39,8 +39,23 @@ pub struct Usage {
     pub output_tokens: u32,
     /// Those of `input_tokens` that came from a cache.
     pub cached_tokens: u32,
+    /// What is paid for, where the answer tells that apart from what was used.
+    pub billed: Option<Billed>,
     /// What it cost in billionths of a dollar, where the answer itself says that.
     pub cost_nanos: Option<u64>,
+}
+
+/// An answer never costs more than this, in billionths of a dollar: a sum of ten thousand dollars each stays far from where
+/// its counter would begin anew. A guess: the dearest answers cost a few dollars.
+pub const COST_NANOS_MAX: u64 = 10_000 * 1_000_000_000;
+
+/// The tokens that are paid for. Budgets lose what was used all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Billed {
+    /// Of those that went up.
+    pub input_tokens: u32,
+    /// Of those that came down.
+    pub output_tokens: u32,
 }
 
 /// What a model's tokens cost, each in millionths of a millionth of a dollar: the whole numbers in which one dollar for a
@@ -56,14 +71,17 @@ pub struct Price {
 }
 
 impl Price {
-    /// What was used costs so many billionths of a dollar, rounded to the nearest.
+    /// What was used costs so many billionths of a dollar, rounded to the nearest, and at most [`COST_NANOS_MAX`].
     #[must_use]
     pub fn of(&self, usage: &Usage) -> u64 {
-        let cached = usage.cached_tokens.min(usage.input_tokens);
-        let parts =
-            [(usage.input_tokens - cached, self.input), (cached, self.cached), (usage.output_tokens, self.output)];
+        let (input, cached, output) = match usage.billed {
+            // How many of these came from a cache is not told.
+            Some(billed) => (billed.input_tokens, 0, billed.output_tokens),
+            None => (usage.input_tokens, usage.cached_tokens.min(usage.input_tokens), usage.output_tokens),
+        };
+        let parts = [(input - cached, self.input), (cached, self.cached), (output, self.output)];
         let picos: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
-        u64::try_from((picos + 500) / 1000).unwrap_or(u64::MAX)
+        u64::try_from((picos + 500) / 1000).map_or(COST_NANOS_MAX, |nanos| nanos.min(COST_NANOS_MAX))
     }
 }
 
@@ -75,6 +93,8 @@ pub enum Tariff {
     /// No prices are known: nothing is counted but what an answer itself says.
     #[default]
     None,
+    /// It was paid for when it was made: an answer that is only fetched, whatever it says.
+    Paid,
     /// This one.
     Price(Price),
 }
@@ -85,6 +105,7 @@ impl Tariff {
     #[must_use]
     pub fn bill(&self, usage: &Usage) -> Option<u64> {
         match (usage.cost_nanos, self) {
+            (_, Self::Paid) => Some(0),
             (Some(told), _) => Some(told),
             (None, Self::Missing) => None,
             (None, Self::None) => Some(0),
@@ -217,16 +238,20 @@ mod tests {
             (1000, 900, 100, 100 * 1250 + 900 * 125 + 100 * 10_000),
             // More from the cache than there was: an upstream's mistake.
             (10, 20, 0, 10 * 125),
-            (u32::MAX, 0, u32::MAX, u64::from(u32::MAX) * 11_250),
+            (800_000_000, 0, 0, 800_000_000 * 1250),
+            (u32::MAX, 0, u32::MAX, COST_NANOS_MAX),
         ] {
             let usage = Usage { cached_tokens: cached, ..used(input, output) };
             assert_eq!(price.of(&usage), want, "{usage:?}");
         }
+        let billed = Billed { input_tokens: 10, output_tokens: 2 };
+        let usage = Usage { cached_tokens: 90, billed: Some(billed), ..used(100, 20) };
+        assert_eq!(price.of(&usage), 10 * 1250 + 2 * 10_000, "only what is billed is paid for");
         let small = Price { input: 37_500, cached: 0, output: 499 };
         assert_eq!((small.of(&used(1, 0)), small.of(&used(2, 0))), (38, 75), "rounded once, for all together");
         assert_eq!((small.of(&used(0, 1)), small.of(&used(0, 2)), small.of(&used(0, 1000))), (0, 1, 499));
         let absurd = Price { input: u64::MAX, cached: u64::MAX, output: u64::MAX };
-        assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), u64::MAX);
+        assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), COST_NANOS_MAX);
     }
 
     #[test]
@@ -236,6 +261,8 @@ mod tests {
         for (tariff, usage, want) in [
             (Tariff::None, used(5, 5), Some(0)),
             (Tariff::None, told, Some(7)),
+            (Tariff::Paid, used(5, 5), Some(0)),
+            (Tariff::Paid, told, Some(0)),
             (Tariff::Missing, used(5, 5), None),
             (Tariff::Missing, told, Some(7)),
             (price, used(5, 5), Some(5000)),

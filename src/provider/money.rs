@@ -3,14 +3,15 @@
 use http::HeaderValue;
 use serde::Deserialize;
 
-/// An answer that claims to have cost more than this, in dollars, is not believed. A guess: the dearest cost a few.
-const COST_MAX: f64 = 10_000.0;
+use crate::control::cost::COST_NANOS_MAX;
 
-/// The billionths of a dollar that the JSON value at the beginning of `text` says. `None`: it says none.
+/// The billionths of a dollar that the JSON value at the beginning of `text` says. `None`: it says none, or more than is
+/// believed.
 pub(super) fn told_nanos(text: &[u8]) -> Option<u64> {
     let dollars = Option::<f64>::deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()??;
-    // The cast drops nothing: the number is whole, and small.
-    (0.0..=COST_MAX).contains(&dollars).then(|| (dollars * 1e9).round() as u64)
+    let nanos = (dollars * 1e9).round();
+    // The casts drop nothing: the numbers are whole, and small.
+    (dollars >= 0.0 && nanos <= COST_NANOS_MAX as f64).then_some(nanos as u64)
 }
 
 /// The dollars a header says: a decimal number and nothing else. Debts are negative.
@@ -37,6 +38,7 @@ mod tests {
             ("0.1", Some(100_000_000)),
             ("0.0000000004", Some(0)),
             ("-0.1", None),
+            ("10000", Some(COST_NANOS_MAX)),
             ("10001", None),
             ("1e999", None),
             ("null", None),

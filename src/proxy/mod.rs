@@ -219,7 +219,7 @@ impl Engine {
         }
 
         let wait = settings.deadlines.total.into_iter().chain(patience).fold(settings.queue.wait_max, Duration::min);
-        let (demand, tariff) = route.demand(&seen.told, target.path(), body.held());
+        let (demand, tariff) = route.demand(&head.method, &seen.told, target.path(), body.held());
         noted.tariff = tariff;
         let turn = Turn::new(gate, flow, demand, noted.started + wait, wait);
         let want = if asked.is_some() { Want::Http1 } else { Want::Any };

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderValue, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, request};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -112,9 +112,12 @@ impl Route {
     }
 
     /// What a request asks for, and by which price it is paid for.
-    pub(super) fn demand(&self, told: &Told, path: &str, body: &[u8]) -> (Demand, Tariff) {
+    pub(super) fn demand(&self, method: &Method, told: &Told, path: &str, body: &[u8]) -> (Demand, Tariff) {
         let (demand, model) = demand::of_model(told, path, body);
-        (demand, self.settings.tariff(model.as_deref()))
+        // What is kept at the upstream says each time it is fetched what it once used.
+        let is_fetched = matches!(*method, Method::GET | Method::HEAD);
+        let tariff = if is_fetched { Tariff::Paid } else { self.settings.tariff(model.as_deref()) };
+        (demand, tariff)
     }
 
     /// An answer may say what the account has left, if it is known where.

@@ -7,6 +7,10 @@ use crate::support::{Proxy, Reply, Upstream, metric};
 const JSON: &str = "content-type: application/json\r\n";
 const OPENAI: &str = r#"{"id":"c","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":200,"prompt_tokens_details":{"cached_tokens":600}}}"#;
 const ANTHROPIC: &str = r#"{"type":"message","model":"claude-x","content":[],"usage":{"input_tokens":400,"cache_creation_input_tokens":0,"cache_read_input_tokens":600,"output_tokens":200}}"#;
+const COHERE: &str = r#"{"id":"c","message":{},"usage":{"billed_units":{"input_tokens":460,"output_tokens":200},"tokens":{"input_tokens":5000,"output_tokens":900},"cached_tokens":64}}"#;
+const XAI: &str = r#"{"usage":{"prompt_tokens":1000,"completion_tokens":50,"total_tokens":1200,"prompt_tokens_details":{"cached_tokens":600},"completion_tokens_details":{"reasoning_tokens":150}}}"#;
+const BEDROCK: &str =
+    r#"{"output":{},"usage":{"inputTokens":400,"outputTokens":200,"totalTokens":1200,"cacheReadInputTokens":600}}"#;
 const OPENAI_EVENTS: &str = concat!(
     "data: {\"id\":\"c\",\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n",
     "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":200,\"prompt_tokens_details\":{\"cached_tokens\":600}}}\n\n",
@@ -27,6 +31,7 @@ fn prices(settings: &mut Settings) {
     prices:
       - { model: gpt-5*, input: 1.25, cached: 0.125, output: 10 }
       - { model: claude-x, input: 1.25, cached: 0.125, output: 10 }
+      - { model: 'claude-y:0', input: 1.25, cached: 0.125, output: 10 }
       - { model: text-embedding-3*, input: 0.02, output: 0 }";
     settings.prices = parsed(text).prices;
 }
@@ -61,6 +66,10 @@ async fn answers_of_every_shape_cost_what_their_tokens_come_to() {
         ("OpenAI, events", "/v1/chat/completions", "gpt-5", streamed("text/event-stream", OPENAI_EVENTS)),
         ("Anthropic", "/v1/messages", "claude-x", Reply::new(200, JSON, ANTHROPIC)),
         ("Anthropic, events", "/v1/messages", "claude-x", streamed("text/event-stream", ANTHROPIC_EVENTS)),
+        ("Cohere", "/v2/chat", "claude-x", Reply::new(200, JSON, COHERE)),
+        ("xAI", "/v1/chat/completions", "gpt-5", Reply::new(200, JSON, XAI)),
+        ("Bedrock", "/model/claude-y:0/converse", "", Reply::new(200, JSON, BEDROCK)),
+        ("Bedrock, its colon escaped", "/model/claude-y%3A0/converse", "", Reply::new(200, JSON, BEDROCK)),
         ("the model in the path", "/openai/deployments/gpt-5/chat/completions", "mine", Reply::new(200, JSON, OPENAI)),
     ] {
         let upstream = Upstream::start(move |_| reply.clone()).await;
@@ -127,6 +136,25 @@ async fn what_an_answer_says_it_cost_wins() {
         }
         let found = spent(&proxy).await;
         assert!((found - 0.000_75).abs() < 1e-12, "{found}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_fetched_again_was_paid_for_before() {
+    let told = r#"{"id":"resp_1","usage":{"input_tokens":1000,"output_tokens":200,"cost":0.000375}}"#;
+    for reply in
+        [Reply::new(200, JSON, OPENAI), Reply::new(200, JSON, told), streamed("text/event-stream", OPENAI_EVENTS)]
+    {
+        let upstream = Upstream::start(move |_| reply.clone()).await;
+        for change in [prices as fn(&mut Settings), |_| {}] {
+            let proxy = Proxy::start(&upstream.url(), change);
+            for path in ["/v1/responses/resp_1", "/openai/deployments/gpt-5/responses/resp_1"] {
+                assert_eq!(proxy.get(path).await.status, 200);
+            }
+            assert!(spent(&proxy).await.abs() < 1e-12);
+            let page = proxy.admin("/metrics").await.text();
+            assert_eq!(metric(&page, "tidegate_unpriced_total", &[]), Some(0.0), "nor is a price missing");
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub fn of_model<'a>(told: &Told, path: &'a str, body: &'a [u8]) -> (Demand, Opti
     // A body that says nothing of its type is tried: curl's users forget it.
     let asked = if told.is_json.unwrap_or(true) { Asked::of(body) } else { Asked::default() };
     let stream = asked.stream || streams(path);
-    let model = model_in(path).map(Cow::Borrowed).or(asked.model);
+    let model = model_in(path).map(unescaped).or(asked.model);
     let demand = Demand {
         model: model.as_deref().map_or(0, |name| names::number([name])),
         input_tokens: u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX),
@@ -74,7 +74,7 @@ pub fn of_model<'a>(told: &Told, path: &'a str, body: &'a [u8]) -> (Demand, Opti
 /// The model a request is for: the one in its path (Gemini, Azure, Bedrock), else the one its body names.
 #[must_use]
 pub fn model<'a>(path: &'a str, body: &'a [u8]) -> Option<Cow<'a, str>> {
-    model_in(path).map(Cow::Borrowed).or_else(|| Asked::of(body).model)
+    model_in(path).map(unescaped).or_else(|| Asked::of(body).model)
 }
 
 /// English prose has about four; what is learnt from usage corrects the guess.
@@ -92,6 +92,33 @@ fn model_in(path: &str) -> Option<&str> {
     // Gemini's action follows the last colon; Bedrock's names have colons of their own, and an action after the slash.
     let name = name.rsplit_once(':').filter(|_| segments.next().is_none()).map_or(name, |(name, _)| name);
     (!name.is_empty()).then_some(name)
+}
+
+/// A segment of a path as it is meant: Bedrock's clients write the colon of a name as `%3A`. What is no escape, or would be
+/// no text, stays as it is.
+fn unescaped(segment: &str) -> Cow<'_, str> {
+    let Some((plain, mut rest)) = segment.split_once('%') else { return Cow::Borrowed(segment) };
+    let mut bytes = plain.as_bytes().to_vec();
+    loop {
+        match rest.as_bytes().first_chunk().and_then(hex) {
+            Some(byte) => {
+                bytes.push(byte);
+                // Two digits, each of one byte.
+                rest = rest.get(2..).unwrap_or_default();
+            }
+            None => bytes.push(b'%'),
+        }
+        let Some((plain, more)) = rest.split_once('%') else { break };
+        bytes.extend_from_slice(plain.as_bytes());
+        rest = more;
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).map_or(Cow::Borrowed(segment), Cow::Owned)
+}
+
+fn hex(digits: &[u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
 }
 
 /// `…:streamGenerateContent` (Gemini), `…:streamRawPredict` (Vertex), `…/converse-stream` (Bedrock).

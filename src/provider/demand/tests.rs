@@ -152,10 +152,31 @@ fn a_path_tells_the_model_of_some_apis() {
     }
 }
 
+#[test]
+fn a_model_in_a_path_is_named_as_it_is_meant() {
+    for (path, want) in [
+        ("/model/anthropic.claude-v2%3A0/converse", "anthropic.claude-v2:0"),
+        ("/model/anthropic.claude-v2:0/converse", "anthropic.claude-v2:0"),
+        ("/model/%61%2fb%2Fc/converse", "a/b/c"),
+        ("/model/m%C3%BCl/converse", "m\u{fc}l"),
+        ("/model/m%C3/converse", "m%C3"),
+        ("/model/100%/converse", "100%"),
+        ("/model/%/converse", "%"),
+        ("/model/%4/converse", "%4"),
+        ("/model/%%41%4g%+1%\u{fc}/converse", "%A%4g%+1%\u{fc}"),
+        ("/v1beta/models/tuned%2Dmine:generateContent", "tuned-mine"),
+    ] {
+        assert_eq!(model(path, b"").as_deref(), Some(want), "{path}");
+        let (demand, named) = of_model(&Told::default(), path, b"");
+        assert_eq!((demand.model, named.as_deref()), (names::number([want]), Some(want)), "{path}");
+    }
+    assert!(matches!(unescaped("gpt-5"), Cow::Borrowed("gpt-5")), "nothing is copied for nothing");
+}
+
 proptest! {
     #[test]
     fn no_body_breaks_the_reading(
-        path in "(/[a-z:]{0,8}|/models){0,4}",
+        path in "(/[a-z:%4]{0,8}|/models){0,4}",
         body in proptest::collection::vec(any::<u8>(), 0..200),
         shaped in "(\\{|\\}|\\[|\\]|:|,|\"model\"|\"max_tokens\"|\"generationConfig\"|null|1e9|-1|\"x\"){0,30}",
     ) {

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, header};
 
-pub use crate::control::cost::Usage;
+pub use crate::control::cost::{Billed, Usage};
 use inflate::Inflate;
 use scan::Scan;
 

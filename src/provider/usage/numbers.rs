@@ -1,6 +1,6 @@
 //! The numbers of a usage object, in every provider's words.
 
-use super::Usage;
+use super::{Billed, Usage};
 use crate::provider::{count::Count, members::Members, money};
 
 /// What was said last in each word. The numbers of a stream are cumulative: they replace each other, and are never
@@ -21,6 +21,10 @@ pub(super) struct Numbers {
     output: Option<u32>,
     /// Gemini: beside the output.
     thoughts: Option<u32>,
+    /// Input and output together, where the answer adds them up.
+    total: Option<u32>,
+    /// A part of the output, except in xAI's answers, where it is beside it. Read only where the total says so.
+    reasoning: Option<u32>,
     /// Cohere: what is paid for, which is less than what is counted.
     billed_input: Option<u32>,
     billed_output: Option<u32>,
@@ -31,26 +35,37 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Reads one object. What stands before a break counts.
     pub(super) fn read(&mut self, object: &[u8]) {
-        self.read_part(object, Part::Usage);
+        let mut output_details = None;
+        self.read_part(object, Part::Usage, &mut output_details);
+        // Nearly always the total is that of the two, and there is nothing to look for.
+        if let Some(details) = output_details
+            && self.total.is_some_and(|total| total > self.input().saturating_add(self.output()))
+        {
+            self.read_part(details, Part::OutputDetails, &mut None);
+        }
     }
 
     /// `None`: that was all that can be read.
-    fn read_part(&mut self, object: &[u8], part: Part) -> Option<()> {
+    fn read_part<'a>(&mut self, object: &'a [u8], part: Part, output_details: &mut Option<&'a [u8]>) -> Option<()> {
         let mut members = Members::of(object)?;
         loop {
             let (key, value) = members.next_key()?;
             let slot = match (part, Word::of(&key)) {
                 (Part::Usage, Word::InputDetails) => {
-                    self.read_part(value, Part::InputDetails);
+                    self.read_part(value, Part::InputDetails, &mut None);
+                    None
+                }
+                (Part::Usage, Word::OutputDetails) => {
+                    *output_details = Some(value);
                     None
                 }
                 // Or a plain total under the name of Cohere's object.
                 (Part::Usage, Word::Counted) => {
-                    self.read_part(value, Part::Counted);
+                    self.read_part(value, Part::Counted, &mut None);
                     None
                 }
                 (Part::Usage, Word::Billed) => {
-                    self.read_part(value, Part::Billed);
+                    self.read_part(value, Part::Billed, &mut None);
                     None
                 }
                 (Part::Usage, Word::Cost) => {
@@ -65,6 +80,8 @@ impl Numbers {
                 (Part::Usage | Part::InputDetails, Word::Cached) => Some(&mut self.cached),
                 (Part::Usage | Part::Counted, Word::Output) => Some(&mut self.output),
                 (Part::Usage, Word::Thoughts) => Some(&mut self.thoughts),
+                (Part::Usage, Word::Total) => Some(&mut self.total),
+                (Part::OutputDetails, Word::Reasoning) => Some(&mut self.reasoning),
                 (Part::Billed, Word::Input) => Some(&mut self.billed_input),
                 (Part::Billed, Word::Output) => Some(&mut self.billed_output),
                 _ => None,
@@ -76,22 +93,42 @@ impl Numbers {
         }
     }
 
-    pub(super) fn usage(&self) -> Option<Usage> {
-        let sum = |parts: &[Option<u32>]| parts.iter().flatten().fold(0, |sum: u32, part| sum.saturating_add(*part));
-        let input = match (self.whole_input, self.input) {
+    fn input(&self) -> u32 {
+        match (self.whole_input, self.input) {
             (Some(_), _) => sum(&[self.whole_input, self.tool_input]),
             (None, Some(_)) => sum(&[self.input, self.cache_write, self.cache_read]),
             (None, None) => self.billed_input.unwrap_or(0),
-        };
-        let output = self.output.or(self.billed_output);
-        let is_told = self.whole_input.or(self.input).or(self.billed_input).or(output).is_some();
+        }
+    }
+
+    fn output(&self) -> u32 {
+        sum(&[self.output.or(self.billed_output), self.thoughts])
+    }
+
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let (input, output) = (self.input(), self.output());
+        // xAI's: the total comes out only with the reasoning.
+        let beside = self.reasoning.filter(|_| self.total == Some(sum(&[Some(input), Some(output), self.reasoning])));
+        // Of the two, one that is not told is not paid for.
+        let billed = self.billed_input.or(self.billed_output).map(|_| Billed {
+            input_tokens: self.billed_input.unwrap_or(0),
+            output_tokens: self.billed_output.unwrap_or(0),
+        });
+        let is_told = [self.whole_input, self.input, self.billed_input, self.output, self.billed_output]
+            .iter()
+            .any(Option::is_some);
         is_told.then_some(Usage {
             input_tokens: input,
-            output_tokens: sum(&[output, self.thoughts]),
+            output_tokens: sum(&[Some(output), beside]),
             cached_tokens: self.cached.or(self.cache_read).unwrap_or(0),
+            billed,
             cost_nanos: self.cost_nanos,
         })
     }
+}
+
+fn sum(parts: &[Option<u32>]) -> u32 {
+    parts.iter().flatten().fold(0, |sum: u32, part| sum.saturating_add(*part))
 }
 
 /// One object, or one of those in it that refine it.
@@ -100,6 +137,8 @@ enum Part {
     Usage,
     /// Parts of the input.
     InputDetails,
+    /// Parts of the output.
+    OutputDetails,
     /// Cohere's objects of counted tokens, and of billed ones.
     Counted,
     Billed,
@@ -115,6 +154,9 @@ enum Word {
     Output,
     Thoughts,
     InputDetails,
+    OutputDetails,
+    Reasoning,
+    Total,
     Counted,
     Billed,
     Cost,
@@ -134,6 +176,9 @@ impl Word {
             b"completion_tokens" | b"output_tokens" | b"outputTokens" | b"candidatesTokenCount" => Self::Output,
             b"thoughtsTokenCount" => Self::Thoughts,
             b"prompt_tokens_details" | b"input_tokens_details" => Self::InputDetails,
+            b"completion_tokens_details" | b"output_tokens_details" => Self::OutputDetails,
+            b"reasoning_tokens" => Self::Reasoning,
+            b"total_tokens" => Self::Total,
             b"tokens" => Self::Counted,
             b"billed_units" => Self::Billed,
             b"cost" => Self::Cost,

@@ -86,6 +86,11 @@ const CASES: &[(&str, &str, &str, Want)] = &[
     ("Groq, a stream", EVENTS, "data: {\"choices\":[],\"x_groq\":{\"id\":\"r\",\"usage\":{\"queue_time\":0.1,\"prompt_tokens\":4,\"completion_tokens\":2}}}\n\n", Some((4, 2, 0))),
     ("DeepSeek, after blank lines", JSON, "\n\n\n{\"usage\":{\"prompt_tokens\":9,\"prompt_cache_hit_tokens\":6,\"prompt_cache_miss_tokens\":3,\"completion_tokens\":1}}", Some((9, 1, 6))),
     ("DeepSeek, a stream after comments with quotes", EVENTS, ": keep-alive \"\n\n: it's \"{[\n\ndata: {\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n", Some((9, 1, 0))),
+    ("xAI, reasoning beside the output", JSON, r#"{"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":135,"prompt_tokens_details":{"text_tokens":32,"cached_tokens":6},"completion_tokens_details":{"reasoning_tokens":94,"audio_tokens":0}}}"#, Some((32, 103, 6))),
+    ("xAI, the details first", JSON, r#"{"usage":{"completion_tokens_details":{"reasoning_tokens":94},"total_tokens":135,"completion_tokens":9,"prompt_tokens":32}}"#, Some((32, 103, 0))),
+    ("xAI, a stream that counts on", EVENTS, "data: {\"usage\":{\"prompt_tokens\":32,\"completion_tokens\":0,\"total_tokens\":72,\"completion_tokens_details\":{\"reasoning_tokens\":40}}}\n\ndata: {\"usage\":{\"prompt_tokens\":32,\"completion_tokens\":9,\"total_tokens\":135,\"completion_tokens_details\":{\"reasoning_tokens\":94}}}\n\n", Some((32, 103, 0))),
+    ("a total that comes out neither way", JSON, r#"{"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":99,"completion_tokens_details":{"reasoning_tokens":4}}}"#, Some((32, 9, 0))),
+    ("reasoning without a total", JSON, r#"{"usage":{"prompt_tokens":32,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":94}}}"#, Some((32, 9, 0))),
     ("Bedrock", JSON, r#"{"output":{},"usage":{"inputTokens":30,"outputTokens":628,"totalTokens":658,"cacheReadInputTokens":2,"cacheWriteInputTokens":1}}"#, Some((33, 628, 2))),
     ("gateways that use both vocabularies", JSON, r#"{"usage":{"prompt_tokens":50,"input_tokens":50,"completion_tokens":1,"output_tokens":1,"cache_read_input_tokens":20}}"#, Some((50, 1, 20))),
     ("the word as a value, and in a string", JSON, r#"{"a":"usage","b":"\"usage\":{\"prompt_tokens\":5}","c":"{\\\"usage\\\":{","usage" : {"prompt_tokens" : 3}}"#, Some((3, 0, 0))),
@@ -104,13 +109,9 @@ const CASES: &[(&str, &str, &str, Want)] = &[
     ("nothing", JSON, "", None),
 ];
 
-fn want(told: Want) -> Option<Usage> {
-    told.map(|(input_tokens, output_tokens, cached_tokens)| Usage {
-        input_tokens,
-        output_tokens,
-        cached_tokens,
-        cost_nanos: None,
-    })
+/// What is said of the tokens themselves.
+fn tokens(usage: Option<Usage>) -> Want {
+    usage.map(|usage| (usage.input_tokens, usage.output_tokens, usage.cached_tokens))
 }
 
 #[test]
@@ -119,11 +120,36 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         let body = body.as_bytes();
         for at in 0..=body.len() {
             let (before, after) = body.split_at(at);
-            assert_eq!(read(kind, "", &[before, after]), want(*told), "{name}, cut at {at}");
+            assert_eq!(tokens(read(kind, "", &[before, after])), *told, "{name}, cut at {at}");
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
-        assert_eq!(read(kind, "", &bytes), want(*told), "{name}, byte by byte");
-        assert_eq!(read_at_once(kind, body), want(*told), "{name}, at once");
+        assert_eq!(tokens(read(kind, "", &bytes)), *told, "{name}, byte by byte");
+        assert_eq!(tokens(read_at_once(kind, body)), *told, "{name}, at once");
+    }
+}
+
+#[test]
+fn what_is_billed_is_told_apart_from_what_was_used() {
+    for (name, body, want) in [
+        (
+            "both",
+            r#"{"usage":{"billed_units":{"input_tokens":10,"output_tokens":9},"tokens":{"input_tokens":100,"output_tokens":20}}}"#,
+            Some((10, 9)),
+        ),
+        (
+            "only the input is",
+            r#"{"meta":{"usage":{"billed_units":{"input_tokens":5},"tokens":{"input_tokens":7,"output_tokens":3}}}}"#,
+            Some((5, 0)),
+        ),
+        (
+            "nothing that is a token",
+            r#"{"usage":{"billed_units":{"search_units":1},"tokens":{"input_tokens":7}}}"#,
+            None,
+        ),
+        ("everybody else", r#"{"usage":{"prompt_tokens":5,"completion_tokens":7}}"#, None),
+    ] {
+        let billed = read_at_once(JSON, body.as_bytes()).unwrap().billed;
+        assert_eq!(billed.map(|billed| (billed.input_tokens, billed.output_tokens)), want, "{name}");
     }
 }
 
@@ -181,10 +207,10 @@ fn compressed_answers_are_read_wherever_they_are_cut() {
         let body = encoded(form, ANTHROPIC_STREAM.as_bytes());
         for at in 0..=body.len() {
             let (before, after) = body.split_at(at);
-            assert_eq!(read(EVENTS, coding, &[before, after]), want(Some((135, 15, 100))), "{form}, cut at {at}");
+            assert_eq!(tokens(read(EVENTS, coding, &[before, after])), Some((135, 15, 100)), "{form}, cut at {at}");
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
-        assert_eq!(read(EVENTS, coding, &bytes), want(Some((135, 15, 100))), "{form}, byte by byte");
+        assert_eq!(tokens(read(EVENTS, coding, &bytes)), Some((135, 15, 100)), "{form}, byte by byte");
     }
 }
 
@@ -195,7 +221,7 @@ fn a_damaged_answer_keeps_what_was_found() {
     scanner.feed(&body);
     body.reverse();
     scanner.feed(&body);
-    assert_eq!(scanner.usage(), want(Some((135, 15, 100))));
+    assert_eq!(tokens(scanner.usage()), Some((135, 15, 100)));
     for coding in ["gzip", "deflate"] {
         assert_eq!(read(JSON, coding, &[br#"{"usage":{"prompt_tokens":5}}"#]), None, "{coding}");
     }
@@ -214,9 +240,9 @@ fn a_bomb_is_given_up_in_time() {
 fn an_endless_object_is_given_up_and_the_next_is_found() {
     let long =
         format!(r#"{{"usage":{{"prompt_tokens":5,"x":"{}"}},"usage":{{"prompt_tokens":7}}}}"#, "x".repeat(10_000));
-    assert_eq!(read(JSON, "", &[long.as_bytes()]), want(Some((7, 0, 0))));
+    assert_eq!(tokens(read(JSON, "", &[long.as_bytes()])), Some((7, 0, 0)));
     let bytes: Vec<&[u8]> = long.as_bytes().chunks(1).collect();
-    assert_eq!(read(JSON, "", &bytes), want(Some((7, 0, 0))));
+    assert_eq!(tokens(read(JSON, "", &bytes)), Some((7, 0, 0)));
 }
 
 #[test]
