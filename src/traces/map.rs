@@ -369,6 +369,22 @@ mod tests {
     }
 
     #[test]
+    fn an_account_number_in_the_path_is_told_nowhere() {
+        let settings = Config::for_upstream("http://127.0.0.1:1").unwrap().upstreams.remove(0);
+        let path = "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fabc/converse";
+        let request = Request::post(path).body(()).unwrap();
+        let now = clock::now();
+        let exchange = recorded(&request, now, |span| {
+            span.asked(Duration::ZERO, &settings, path, b"{}");
+            span.end(&ending(now, End::Complete, 200, None));
+        });
+        let span = span(exchange, &scope());
+        assert_eq!(span.name, "POST");
+        assert_eq!(value(&span.attributes, "gen_ai.operation.name").as_deref(), Some("chat"));
+        assert!(!format!("{span:?}").contains("123456789012"), "{span:?}");
+    }
+
+    #[test]
     fn methods_prefixes_and_refusals_without_end_stay_bounded() {
         let mut settings = Config::for_upstream("http://127.0.0.1:1").unwrap().upstreams.remove(0);
         settings.path_prefix = "/openai".to_owned();
