@@ -135,7 +135,7 @@ fn exporter(otlp: &Otlp) -> Result<OtlpExporter, TracesError> {
         KeyValue::new("service.name", otlp.service_name.clone()),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
     ];
-    // OTEL_RESOURCE_ATTRIBUTES is read here too.
+    // OTEL_RESOURCE_ATTRIBUTES is read here too; a name in it is in the configuration already.
     exporter.set_resource(&Resource::builder().with_attributes(own).build());
     Ok(exporter)
 }
