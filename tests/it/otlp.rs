@@ -442,11 +442,16 @@ async fn the_binary_sends_what_waits_before_it_ends() {
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", base.as_str()),
         ("OTEL_SERVICE_NAME", "from the environment"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=ml"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=ml,service.name=x"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "x-key=other,x-team=ml,content-length=3,content-type=text/plain,content-encoding=br,host=elsewhere,\
+             transfer-encoding=chunked,connection=upgrade",
+        ),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
         // Ours is HTTP, whatever others here use.
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("KEY", "canary-key"),
+        ("KEY", "canary%20key"),
     ];
     let process = Process::start(&["--config", &file, "--log-level", "trace"], &env);
     let mut client = process.client().await;
@@ -465,8 +470,20 @@ async fn the_binary_sends_what_waits_before_it_ends() {
     assert_eq!(resource["service.name"], "from the environment");
     assert_eq!((resource["deployment.environment.name"].as_str(), resource["team"].as_str()), ("test", "ml"));
     let seen = collector.0.seen().remove(0);
-    assert_eq!((seen.line(), seen.header("x-key")), ("POST /base/v1/traces HTTP/1.1", vec!["canary-key"]));
-    assert_eq!(seen.header("content-encoding"), ["gzip"]);
+    assert_eq!((seen.line(), seen.header("x-key")), ("POST /base/v1/traces HTTP/1.1", vec!["canary%20key"]));
+    // The file comes before the variable, and what belongs to the export is in neither's hands.
+    let (length, own) = (seen.body.len().to_string(), collector.0.addr.to_string());
+    for (name, want) in [
+        ("x-team", vec!["ml"]),
+        ("content-encoding", vec!["gzip"]),
+        ("content-type", vec!["application/x-protobuf"]),
+        ("content-length", vec![length.as_str()]),
+        ("host", vec![own.as_str()]),
+        ("transfer-encoding", vec![]),
+        ("connection", vec![]),
+    ] {
+        assert_eq!(seen.header(name), want, "{name} in {}", seen.head);
+    }
 }
 
 #[tokio::test]
