@@ -17,7 +17,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, trace::SpanExporter};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -67,8 +67,10 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn take(&self, exchange: Exchange) {
-        if self.sender.try_send(exchange).is_err() {
-            self.dropped.queue_full.inc();
+        match self.sender.try_send(exchange) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.dropped.queue_full.inc(),
+            Err(TrySendError::Closed(_)) => self.dropped.late.inc(),
         }
     }
 }
@@ -246,4 +248,40 @@ impl HttpClient for Client {
 pub(super) fn queue_alone() -> (Arc<Queue>, mpsc::Receiver<Exchange>) {
     let (sender, receiver) = mpsc::channel(1);
     (Arc::new(Queue { sample: 1.0, scheme: "http", sender, dropped: Metrics::new().spans_dropped() }), receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock, metrics::End, traces::Ending};
+
+    #[test]
+    fn what_ends_after_the_last_batch_is_not_taken_for_a_full_queue() {
+        let (queue, receiver) = queue_alone();
+        let (head, ()) = Request::new(()).into_parts();
+        let end = || {
+            let now = clock::now();
+            Span::begin(&queue, &head, now).end(&Ending {
+                at: now,
+                end: End::Complete,
+                status: 200,
+                fault: None,
+                account: None,
+                attempts: 0,
+                queued: Duration::ZERO,
+                waited: Duration::ZERO,
+                upstream: Duration::ZERO,
+                request_bytes: 0,
+                response_bytes: 0,
+            });
+        };
+        let counts = || (queue.dropped.queue_full.get(), queue.dropped.late.get());
+        end();
+        assert_eq!(counts(), (0, 0));
+        end();
+        assert_eq!(counts(), (1, 0));
+        drop(receiver);
+        end();
+        assert_eq!(counts(), (1, 1));
+    }
 }
