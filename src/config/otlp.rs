@@ -19,9 +19,14 @@ const BUILT_IN: bool = cfg!(feature = "otlp");
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 
-/// Fields that belong to the connection, or to what is sent.
-const NOT_TO_BE_SET: [&str; 6] =
-    ["connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"];
+/// May hold a `service.name`, among others.
+const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
+impl Otlp {
+    /// Fields that belong to the connection, or to what is sent.
+    pub const NOT_TO_BE_SET: [&str; 6] =
+        ["connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"];
+}
 
 /// What the file leaves out. A binary that cannot send spans does not ask: the variables are there for others too.
 pub(super) fn lay_under(mut root: Root, env: Env<'_>) -> Root {
@@ -37,9 +42,17 @@ pub(super) fn lay_under(mut root: Root, env: Env<'_>) -> Root {
     }
     if let Some(At { inner, .. }) = &mut root.otlp {
         inner.endpoint = inner.endpoint.take().or(endpoint);
-        inner.service_name = inner.service_name.take().or_else(|| value(SERVICE_NAME));
+        let among_others = || service_name(&value(RESOURCE_ATTRIBUTES)?.text);
+        inner.service_name = inner.service_name.take().or_else(|| value(SERVICE_NAME)).or_else(among_others);
     }
     root
+}
+
+/// As the exporter reads the others: `key=value`, separated by commas, the last of a key.
+fn service_name(attributes: &str) -> Option<Value> {
+    let pairs = attributes.rsplit(',').filter_map(|pair| pair.split_once('='));
+    let (_, name) = pairs.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == "service.name")?;
+    (!name.is_empty()).then(|| Value::of_flag(RESOURCE_ATTRIBUTES, name))
 }
 
 pub(super) fn otlp(shape: At<file::Otlp>) -> Result<Otlp, Problem> {
@@ -73,7 +86,7 @@ pub(super) fn otlp(shape: At<file::Otlp>) -> Result<Otlp, Problem> {
 fn header((name, value): &(String, Value)) -> Result<(HeaderName, HeaderValue), Problem> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| value.problem("a name under `otlp.headers` is none that a header can have, such as `x-team`"))?;
-    if NOT_TO_BE_SET.contains(&parsed.as_str()) {
+    if Otlp::NOT_TO_BE_SET.contains(&parsed.as_str()) {
         return Err(value.problem(format_args!("`otlp.headers.{parsed}` is set by Tidegate itself; leave it out")));
     }
     let mut secret = HeaderValue::from_str(&value.text).ok().filter(|text| text.to_str().is_ok()).ok_or_else(|| {
@@ -181,6 +194,18 @@ mod tests {
                 let otlp = build(text, &both).unwrap().unwrap();
                 assert_eq!((otlp.endpoint.to_string().as_str(), otlp.service_name.as_str()), want, "{text}");
             }
+            for (text, attributes, want) in [
+                ("otlp: {}", "team=ml, service.name = gw ", "gw"),
+                ("otlp: {}", "service.name=a,service.name=b=c", "b=c"),
+                ("otlp: {}", "service.name=,service.name,x", "tidegate"),
+                ("otlp: { service_name: file }", "service.name=gw", "file"),
+            ] {
+                let otlp = build(text, &[("OTEL_RESOURCE_ATTRIBUTES", attributes)]).unwrap().unwrap();
+                assert_eq!(otlp.service_name, want, "{attributes}");
+            }
+            let named = [("OTEL_SERVICE_NAME", "env"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=gw")];
+            assert_eq!(build("otlp: {}", &named).unwrap().unwrap().service_name, "env");
+            assert_eq!(build("", &named), Ok(None), "a name alone turns nothing on");
             let error = build("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318")]).unwrap_err();
             assert!(error.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: found `c:4318`, expected a URL"), "{error}");
         }

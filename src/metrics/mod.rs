@@ -77,7 +77,7 @@ const TOKENS: [&str; 3] = ["cached", "input", "output"];
 /// Labels of `tidegate_config_reloads_total`.
 const RELOADS: [&str; 2] = ["accepted", "rejected"];
 /// Labels of `tidegate_spans_dropped_total`.
-const SPANS_DROPPED: [&str; 2] = ["export_failed", "queue_full"];
+const SPANS_DROPPED: [&str; 3] = ["export_failed", "late", "queue_full"];
 /// Sides that hold connections.
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 
@@ -280,8 +280,8 @@ impl Metrics {
             "Spans that were not sent to the collector, by reason; only with `otlp`.",
             &["reason"],
         );
-        let [export_failed, queue_full] = SPANS_DROPPED.map(|reason| counter.with_label_values(&[reason]));
-        SpansDropped { export_failed, queue_full }
+        let [export_failed, late, queue_full] = SPANS_DROPPED.map(|reason| counter.with_label_values(&[reason]));
+        SpansDropped { export_failed, late, queue_full }
     }
 
     /// A reload of the configuration ended.
@@ -412,6 +412,8 @@ impl Remaining {
 pub struct SpansDropped {
     /// The collector did not take them.
     pub export_failed: IntCounter,
+    /// They came after the last batch of a drain.
+    pub late: IntCounter,
     /// They came faster than they went.
     pub queue_full: IntCounter,
 }

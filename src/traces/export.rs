@@ -1,7 +1,6 @@
 //! From ended exchanges to the collector: a bounded queue, and one task beside the request path that sends batches.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::Future,
     pin::Pin,
@@ -13,12 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{HeaderName, HeaderValue, Request, Response, header, request};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, trace::SpanExporter};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,6 +44,8 @@ const EXPORT_MAX: Duration = Duration::from_secs(10);
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 /// A collector answers with a few bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How gzip begins; an export that is not compressed begins with the tag of its first field, 0x0a.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Where spans go; nowhere by default.
 #[derive(Clone, Default)]
@@ -66,8 +67,10 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn take(&self, exchange: Exchange) {
-        if self.sender.try_send(exchange).is_err() {
-            self.dropped.queue_full.inc();
+        match self.sender.try_send(exchange) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.dropped.queue_full.inc(),
+            Err(TrySendError::Closed(_)) => self.dropped.late.inc(),
         }
     }
 }
@@ -117,17 +120,11 @@ fn exporter(otlp: &Otlp) -> Result<OtlpExporter, TracesError> {
     let settings = Config::for_upstream(base).map_err(|error| wrong(&error))?;
     let upstream = settings.upstreams.first().ok_or_else(|| wrong(&"no endpoint"))?;
     let connector = Connector::new(upstream, Ways::default()).map_err(|error| wrong(&error))?;
-    let headers: HashMap<String, String> = otlp
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-        .collect();
     let mut exporter = OtlpExporter::builder()
         .with_http()
         .with_protocol(Protocol::HttpBinary)
-        .with_http_client(Client { connector, failing: AtomicBool::new(false) })
+        .with_http_client(Client { connector, headers: otlp.headers.clone(), failing: AtomicBool::new(false) })
         .with_endpoint(url)
-        .with_headers(headers)
         .with_timeout(EXPORT_MAX)
         .build()
         .map_err(|error| wrong(&error))?;
@@ -135,7 +132,7 @@ fn exporter(otlp: &Otlp) -> Result<OtlpExporter, TracesError> {
         KeyValue::new("service.name", otlp.service_name.clone()),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
     ];
-    // OTEL_RESOURCE_ATTRIBUTES is read here too.
+    // OTEL_RESOURCE_ATTRIBUTES is read here too; a name in it is in the configuration already.
     exporter.set_resource(&Resource::builder().with_attributes(own).build());
     Ok(exporter)
 }
@@ -188,11 +185,13 @@ async fn gather(queue: &mut mpsc::Receiver<Exchange>, batch: &mut Vec<Exchange>,
 #[derive(Debug)]
 struct Client {
     connector: Connector,
+    headers: Vec<(HeaderName, HeaderValue)>,
     failing: AtomicBool,
 }
 
 impl Client {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        self.set_headers(&mut request);
         let url = request.uri().to_string();
         let asked = tokio::time::timeout(EXPORT_MAX, self.connector.ask(request, ANSWER_BYTES_MAX)).await;
         let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", EXPORT_MAX.as_secs())));
@@ -210,6 +209,23 @@ impl Client {
             Some(_) | None => {}
         }
         asked.map_err(Into::into)
+    }
+
+    /// The exporter lays `OTEL_EXPORTER_OTLP_HEADERS` over all it has set itself, unchecked: a length of theirs would cut
+    /// the body off. So what must be right is set anew here, and the configured headers are laid over the rest.
+    fn set_headers(&self, request: &mut Request<Bytes>) {
+        let is_gzip = request.body().starts_with(&GZIP);
+        let headers = request.headers_mut();
+        for name in Otlp::NOT_TO_BE_SET {
+            headers.remove(name);
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        if is_gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
     }
 }
 
@@ -232,4 +248,40 @@ impl HttpClient for Client {
 pub(super) fn queue_alone() -> (Arc<Queue>, mpsc::Receiver<Exchange>) {
     let (sender, receiver) = mpsc::channel(1);
     (Arc::new(Queue { sample: 1.0, scheme: "http", sender, dropped: Metrics::new().spans_dropped() }), receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock, metrics::End, traces::Ending};
+
+    #[test]
+    fn what_ends_after_the_last_batch_is_not_taken_for_a_full_queue() {
+        let (queue, receiver) = queue_alone();
+        let (head, ()) = Request::new(()).into_parts();
+        let end = || {
+            let now = clock::now();
+            Span::begin(&queue, &head, now).end(&Ending {
+                at: now,
+                end: End::Complete,
+                status: 200,
+                fault: None,
+                account: None,
+                attempts: 0,
+                queued: Duration::ZERO,
+                waited: Duration::ZERO,
+                upstream: Duration::ZERO,
+                request_bytes: 0,
+                response_bytes: 0,
+            });
+        };
+        let counts = || (queue.dropped.queue_full.get(), queue.dropped.late.get());
+        end();
+        assert_eq!(counts(), (0, 0));
+        end();
+        assert_eq!(counts(), (1, 0));
+        drop(receiver);
+        end();
+        assert_eq!(counts(), (1, 1));
+    }
 }

@@ -15,7 +15,7 @@
 //! finds the queue full, or a collector that does not take it, is dropped and counted.
 //!
 //! **What does not leave:** contents, headers, queries, credentials. Of a path, only segments that are plain words
-//! (`names`). Of the body, the model's name.
+//! (`names`), and the model's or deployment's name, which else the body tells: unless it may be an ARN.
 
 #[cfg(feature = "otlp")]
 mod context;

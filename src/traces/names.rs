@@ -106,10 +106,13 @@ fn is_version(text: &str) -> bool {
             .all(|word| matches!(word, "" | "alpha" | "beta"))
 }
 
-/// A model's name as it is told: of a sane length.
+/// A model's name as it is told: of a sane length. Bedrock's may be an ARN, which holds the number of the caller's account;
+/// what is percent-encoded may be one too.
 pub(super) fn model(name: Cow<'_, str>) -> Option<String> {
-    let is_name = !name.is_empty() && name.len() <= 128 && !name.contains(char::is_control);
-    is_name.then(|| name.into_owned())
+    let is_name =
+        !name.is_empty() && name.len() <= 128 && !name.contains(|char: char| char.is_control() || char == '%');
+    let is_arn = || name.as_bytes().windows(4).any(|bytes| bytes.eq_ignore_ascii_case(b"arn:"));
+    (is_name && !is_arn()).then(|| name.into_owned())
 }
 
 #[cfg(test)]
@@ -163,5 +166,24 @@ mod tests {
             assert_eq!(scrubbed(path), want, "{path}");
         }
         assert_eq!(scrubbed(&"/a".repeat(5000)), format!("{}/*", "/a".repeat(12)));
+    }
+
+    #[test]
+    fn a_model_is_told_unless_its_name_holds_an_identifier() {
+        for name in ["gpt-5", "anthropic.claude-3:0", "meta-llama/Llama-3.3-70B", "My-Own", "barn"] {
+            assert_eq!(model(name.into()).as_deref(), Some(name));
+        }
+        let long = "m".repeat(129);
+        for name in [
+            "",
+            "a\nb",
+            long.as_str(),
+            "arn:aws:bedrock:us-east-1:123456789012:inference-profile/abc",
+            "ARN:aws:bedrock:us-east-1:123456789012:inference-profile/abc",
+            "arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fabc",
+            "%61rn%3aaws",
+        ] {
+            assert_eq!(model(name.into()), None, "{name}");
+        }
     }
 }

@@ -227,7 +227,9 @@ async fn one_span_per_exchange_with_its_attempts_as_events() {
     );
     let body = r#"{"model":"gpt-5","messages":[{"role":"user","content":"canary-prompt"}]}"#;
     assert_eq!(proxy.post("/v1/chat/completions?key=canary-query", &headers, body).await.status, 200);
-    assert_eq!(proxy.get("/v1/threads/canary7/runs").await.status, 404);
+    let mut client = proxy.client().await;
+    client.send(format!("GET /v1/threads/canary7/runs HTTP/1.1\r\nhost: {}\r\n\r\n", proxy.addr)).await;
+    assert_eq!(client.response().await.status, 404);
     let found = collector.spans_once_there_are(2).await;
 
     let chat = &found[0];
@@ -237,7 +239,7 @@ async fn one_span_per_exchange_with_its_attempts_as_events() {
     assert_eq!((chat.name.as_str(), chat.kind, chat.flags, chat.status), ("chat gpt-5", 2, 0x301, 0));
     assert_eq!(chat.resource["service.name"], "a proxy");
     assert!(chat.end > chat.start, "{chat:?}");
-    let (addr, up) = (proxy.addr.port().to_string(), upstream.addr.port().to_string());
+    let (own, up) = (proxy.addr.port().to_string(), upstream.addr.port().to_string());
     for (key, want) in [
         ("http.request.method", "POST"),
         ("url.path", "/v1/chat/completions"),
@@ -255,7 +257,7 @@ async fn one_span_per_exchange_with_its_attempts_as_events() {
     ] {
         assert_eq!(chat.get(key), want, "{key} in {chat:#?}");
     }
-    assert!(chat.get("tidegate.queue_wait_ms").parse::<f64>().unwrap() >= 0.0, "{chat:#?}");
+    assert!(chat.get("tidegate.wait_ms").parse::<f64>().unwrap() >= 20.0, "{chat:#?}");
     let [(first, left, failed), (second, left_again, answered)] = chat.events.as_slice() else { panic!("{chat:#?}") };
     assert_eq!((first.as_str(), second.as_str()), ("tidegate.attempt", "tidegate.attempt"));
     assert!(chat.start <= *left && left < left_again && *left_again <= chat.end, "{chat:#?}");
@@ -278,8 +280,9 @@ async fn one_span_per_exchange_with_its_attempts_as_events() {
     assert!(other.trace.len() == 32 && other.trace != TRACE && other.parent.is_empty(), "{other:#?}");
     assert_eq!((other.name.as_str(), other.get("url.path"), other.status), ("GET", "/v1/threads/*/runs", 0));
     assert_eq!((other.get("http.response.status_code"), other.get("gen_ai.operation.name")), ("404", ""));
+    assert_eq!((other.get("server.address"), other.get("server.port")), ("127.0.0.1", own.as_str()), "{other:#?}");
+    assert_eq!(other.events[0].2["server.port"], up, "{other:#?}");
     assert!(!format!("{found:?}").contains("canary"), "{found:#?}");
-    assert_ne!(addr, up);
 
     for seen in collector.0.seen() {
         assert_eq!(seen.line(), "POST /v1/traces HTTP/1.1");
@@ -287,6 +290,29 @@ async fn one_span_per_exchange_with_its_attempts_as_events() {
     }
     // What went upstream is the client's own.
     assert_eq!(upstream.seen()[1].header("traceparent"), [format!("00-{TRACE}-{SPAN}-01")]);
+}
+
+#[tokio::test]
+async fn the_time_in_the_queue_is_told() {
+    let collector = Collector::start().await;
+    let upstream = Upstream::start(|_| Reply::ok("fine").held()).await;
+    let proxy = Proxy::configured(&upstream.url(), |config| {
+        config.otlp = Some(collector.settings());
+        config.upstreams[0].ceiling = Some(1);
+    });
+    let (mut first, mut second) = (proxy.client().await, proxy.client().await);
+    first.get("/first").await;
+    wait_until("the first is upstream", || upstream.in_flight() == 1).await;
+    second.get("/second").await;
+    wait_until("the second waits", || proxy.view().queued == 1).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    upstream.release(2);
+    assert_eq!(first.response().await.status, 200);
+    assert_eq!(second.response().await.status, 200);
+    let found = collector.spans_once_there_are(2).await;
+    let queued = |span: &Span| span.get("tidegate.queue_wait_ms").parse::<f64>().unwrap();
+    assert_eq!((found[0].get("url.path"), found[1].get("url.path")), ("/first", "/second"));
+    assert!(queued(&found[1]) >= 30.0 && queued(&found[0]) < queued(&found[1]), "{found:#?}");
 }
 
 #[tokio::test]
@@ -416,11 +442,16 @@ async fn the_binary_sends_what_waits_before_it_ends() {
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", base.as_str()),
         ("OTEL_SERVICE_NAME", "from the environment"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=ml"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=ml,service.name=x"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "x-key=other,x-team=ml,content-length=3,content-type=text/plain,content-encoding=br,host=elsewhere,\
+             transfer-encoding=chunked,connection=upgrade",
+        ),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
         // Ours is HTTP, whatever others here use.
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("KEY", "canary-key"),
+        ("KEY", "canary%20key"),
     ];
     let process = Process::start(&["--config", &file, "--log-level", "trace"], &env);
     let mut client = process.client().await;
@@ -439,8 +470,20 @@ async fn the_binary_sends_what_waits_before_it_ends() {
     assert_eq!(resource["service.name"], "from the environment");
     assert_eq!((resource["deployment.environment.name"].as_str(), resource["team"].as_str()), ("test", "ml"));
     let seen = collector.0.seen().remove(0);
-    assert_eq!((seen.line(), seen.header("x-key")), ("POST /base/v1/traces HTTP/1.1", vec!["canary-key"]));
-    assert_eq!(seen.header("content-encoding"), ["gzip"]);
+    assert_eq!((seen.line(), seen.header("x-key")), ("POST /base/v1/traces HTTP/1.1", vec!["canary%20key"]));
+    // The file comes before the variable, and what belongs to the export is in neither's hands.
+    let (length, own) = (seen.body.len().to_string(), collector.0.addr.to_string());
+    for (name, want) in [
+        ("x-team", vec!["ml"]),
+        ("content-encoding", vec!["gzip"]),
+        ("content-type", vec!["application/x-protobuf"]),
+        ("content-length", vec![length.as_str()]),
+        ("host", vec![own.as_str()]),
+        ("transfer-encoding", vec![]),
+        ("connection", vec![]),
+    ] {
+        assert_eq!(seen.header(name), want, "{name} in {}", seen.head);
+    }
 }
 
 #[tokio::test]
