@@ -19,10 +19,14 @@ def snippet(start):
 def test_paths_and_links_lead_somewhere():
     for path in re.findall(r"(?:deploy|config)/[\w./-]+\w", README):
         assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\(([^)#h][^)]*)\)", README):
+    for link, anchor in re.findall(r"\]\(([^)#h][^)#]*)(?:#([^)]*))?\)", README):
         assert (DEPLOY / link).exists(), link
-    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
+        assert not anchor or anchor in anchors((DEPLOY / link).read_text()), f"{link}#{anchor}"
+    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors(README)
+
+
+def anchors(text):
+    return {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
 
 def test_the_one_line(tmp_path):
