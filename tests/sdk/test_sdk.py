@@ -1,6 +1,6 @@
 """The main job on real input: the real SDKs, a naive burst, a rate-limited API.
 
-The one place where a time is judged: as a ratio to the ideal, both read off the mock's own ledger in the same run.
+What is judged is how full the ceiling was, by the mock's own ledger: the clock tells as much of the machine.
 """
 
 import asyncio
@@ -19,8 +19,14 @@ NODE = ROOT / "target/sdk/node"
 
 COUNT = 500
 STREAMED = 50
-# The sum of service times divided by the ceiling is what a perfect client would take.
-RATIO_MAX = 1.10
+# What the ceiling holds in the whole span, to what was held. The mock's timers may wake as late as the machine likes: a
+# slot is held meanwhile, and only what lies between an answer's end and the next request counts. Seen: 1.01 to 1.09.
+SPARE_MAX = 1.25
+# To what a perfect client on a perfect machine would take. An idle machine was seen at 1.15, with no proxy at all.
+CLOCK_MAX = 1.5
+# Seconds. By default the SDKs for Python give a connection five, which one event loop that opens a thousand of them may
+# need for itself where it has half a core.
+PATIENCE = 600
 LATENCY = ("--latency", "200ms")
 
 
@@ -47,7 +53,8 @@ async def gathered(count, ask):
 
 
 async def openai_chat(base, count, streamed):
-    async with openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="sk-python", max_retries=0) as client:
+    settings = {"base_url": f"{base}/v1", "api_key": "sk-python", "max_retries": 0, "timeout": PATIENCE}
+    async with openai.AsyncOpenAI(**settings) as client:
 
         async def ask(number):
             request = {"model": "mock-1", "messages": question(number)}
@@ -60,7 +67,7 @@ async def openai_chat(base, count, streamed):
 
 
 async def anthropic_messages(base, count, streamed):
-    async with anthropic.AsyncAnthropic(base_url=base, api_key="sk-ant", max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(base_url=base, api_key="sk-ant", max_retries=0, timeout=PATIENCE) as client:
 
         async def ask(number):
             request = {"model": "mock-1", "max_tokens": 16, "messages": question(number)}
@@ -74,7 +81,7 @@ async def anthropic_messages(base, count, streamed):
 
 async def httpx_infer(base, count, streamed):
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=base, timeout=600, limits=limits, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=PATIENCE, limits=limits, trust_env=False) as client:
 
         async def ask(number):
             response = await client.post("/v1/infer", json={"input": f"question {number}"})
@@ -107,25 +114,26 @@ CLIENTS = {
 def judge(stack, name, ceiling, count, answers, figures):
     ledger = stack.ledger()
     ratio = ledger["span_seconds"] / ledger["ideal_seconds"]
+    spare = ceiling * ledger["span_seconds"] / ledger["slot_seconds_total"]
     figures(
         f"{name:<44} {answers.get('own', 0):>4}/{count} own  highest {ledger['in_flight_max']:>3}/{ceiling}"
         f"  refused unseen {ledger['refused']['ceiling']:>3}  twice {ledger['duplicates_total']}"
-        f"  {ledger['span_seconds']:.2f} s, ideal {ledger['ideal_seconds']:.2f} s, ratio {ratio:.3f}"
+        f"  {ledger['span_seconds']:.2f} s, ideal {ledger['ideal_seconds']:.2f} s, ratio {ratio:.3f}, slots {spare:.3f}"
         f"  {stack.proxy.memory_kib() / 1024:.1f} MiB"
     )
     assert answers == {"own": count}
     assert ledger["in_flight_max"] <= ceiling
     assert ledger["duplicates_total"] == 0
     assert ledger["processed"] == count
-    return ratio
+    return spare, ratio
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_naive_burst_with_the_ceiling_known(client, stack, figures):
     running = stack(("--ceiling", "10", *LATENCY), ("--tier", "free"))
     answers = CLIENTS[client](running.base, COUNT, False)
-    ratio = judge(running, f"{client}, tier free", 10, COUNT, answers, figures)
-    assert ratio <= RATIO_MAX
+    spare, ratio = judge(running, f"{client}, tier free", 10, COUNT, answers, figures)
+    assert spare <= SPARE_MAX and ratio <= CLOCK_MAX
     assert running.ledger()["refused"]["ceiling"] == 0
     if client == "httpx":
         return
@@ -142,8 +150,8 @@ def test_a_naive_burst_with_the_ceiling_unknown(client, ceiling, stack, figures)
     count, latency = (COUNT, LATENCY) if ceiling == 10 else (3 * COUNT, ("--latency", "600ms"))
     running = stack(("--ceiling", str(ceiling), *latency))
     answers = CLIENTS[client](running.base, count, False)
-    ratio = judge(running, f"{client}, ceiling {ceiling} unknown", ceiling, count, answers, figures)
-    assert ratio <= RATIO_MAX
+    spare, ratio = judge(running, f"{client}, ceiling {ceiling} unknown", ceiling, count, answers, figures)
+    assert spare <= SPARE_MAX and ratio <= CLOCK_MAX
 
 
 def test_errors_are_the_sdks_own(stack):
