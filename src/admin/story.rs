@@ -67,9 +67,13 @@ pub(super) fn tell(facts: &Facts<'_>) -> Story {
     if view.ceiling.is_some_and(|ceiling| view.limit >= ceiling) {
         return story("ceiling", format!("the ceiling: {} of {allowed} in flight{}", view.in_flight, waiting(view)));
     }
-    let why = match view.delay_limit {
-        Some(delay) if delay <= allowed => "the upstream has become slow",
-        Some(_) | None => "the limit that was found",
+    let is_least = |limit: Option<u32>| limit.is_some_and(|limit| limit <= allowed);
+    let why = if is_least(view.overload_limit) {
+        "coming back from the upstream's trouble"
+    } else if is_least(view.delay_limit) {
+        "the upstream has become slow"
+    } else {
+        "the limit that was found"
     };
     story("limit", format!("{why}: {} of {allowed} in flight{}", view.in_flight, waiting(view)))
 }
@@ -209,6 +213,7 @@ mod tests {
             paused: None,
             drain_per_second: 0.0,
             delay_limit: None,
+            overload_limit: None,
             rates: Vec::new(),
             unknown_means: Attribution::Unknown,
             quotas_spent: 0,
@@ -248,6 +253,11 @@ mod tests {
                 view(|view| (view.in_flight, view.queued, view.limit, view.delay_limit) = (12, 9, 12, Some(12))),
                 "limit",
                 "the upstream has become slow: 12 of 12 in flight; 9 waiting",
+            ),
+            (
+                view(|view| (view.in_flight, view.queued, view.limit, view.overload_limit) = (3, 9, 3, Some(3))),
+                "limit",
+                "coming back from the upstream's trouble: 3 of 3 in flight; 9 waiting",
             ),
             (
                 view(|view| {

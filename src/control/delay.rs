@@ -284,13 +284,6 @@ impl Guard {
         self.cuts.clear();
         self.slow = 0;
     }
-
-    /// The upstream said it is overloaded.
-    pub fn overloaded(&mut self, cut: f64, allowed: u32) {
-        let limit = if self.limit.is_finite() { self.limit.min(f64::from(allowed)) } else { f64::from(allowed) };
-        self.limit = (limit * cut).max(1.0);
-        self.good = 0;
-    }
 }
 
 /// The median of all, of which only this share, the fastest, was heard of.

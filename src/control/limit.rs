@@ -272,6 +272,15 @@ impl Limit {
         }
     }
 
+    /// What an overload has left, until it is given back; `None`: there was none, or it is told by the limit alone.
+    #[must_use]
+    pub fn overload_limit(&self) -> Option<u32> {
+        match self {
+            Self::Tide(tide) => tide.overload_limit(),
+            Self::Aimd(_) | Self::Fixed(_) | Self::Gradient(_) | Self::Vegas(_) => None,
+        }
+    }
+
     /// How many times a refusal's time the limit has to be in use before it counts as unrefused.
     #[must_use]
     pub fn patience(&self) -> u32 {
@@ -376,6 +385,35 @@ mod tests {
             let before = limit.value();
             served(&mut limit, &mut now, 5, Duration::from_millis(500));
             assert_eq!(limit.value() < before, reads, "{algorithm:?}: {before} to {}", limit.value());
+        }
+    }
+
+    #[test]
+    fn an_outage_is_over_when_answers_come_again() {
+        let second = Duration::from_secs(1);
+        // With a ceiling that was found and without; as fast as before, and slower than the guard of delay would have it.
+        for (found, first_byte) in [(None, second / 10), (None, second), (Some(15), second / 10), (Some(15), second)] {
+            let (mut limit, mut now) = (limit(Algorithm::Tide), crate::clock::now());
+            if let Some(held) = found {
+                limit.refused(&Epoch { held, in_row: 1, passed_before: false }, now);
+            }
+            let want = limit.value();
+            assert_eq!(want, found.unwrap_or(20));
+            for in_row in 1..60 {
+                limit.overloaded(in_row);
+            }
+            assert_eq!((limit.value(), limit.overload_limit()), (1, Some(1)));
+            let mut rounds = 0;
+            while limit.value() < want && rounds < 30 {
+                rounds += 1;
+                let before = limit.value();
+                for _ in 0..before {
+                    now += second / 10;
+                    limit.accepted(&Sample::of(before, first_byte, now));
+                }
+                assert!(limit.value() <= before + (before / 4).max(1), "{before} to {}", limit.value());
+            }
+            assert_eq!((limit.value(), limit.overload_limit()), (want, None), "after {rounds} rounds");
         }
     }
 

@@ -54,6 +54,9 @@ const COST_MAX: u32 = 16;
 const CUT_MIN: f64 = 0.5;
 /// Overload answers in a row, with nothing accepted between, that cut the limit. Single ones are noise.
 const OVERLOADS_IN_ROW: u32 = 5;
+/// After an overload each round of accepted answers gives back this share of the limit, and one slot at the least: the
+/// upstream may still be weak, and one that is well again should not be waited for.
+const RECOVERY: f64 = 0.2;
 
 /// What rising delay does where the upstream does not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +155,8 @@ pub struct Tide {
     sign: Option<Instant>,
     /// What is to be given up to others, less than one slot.
     owed: f64,
+    /// What the upstream's overload has left, until accepted answers have given it back.
+    overload: Option<f64>,
     delay: Guard,
 }
 
@@ -186,6 +191,7 @@ impl Tide {
             signs: 0,
             sign: None,
             owed: 0.0,
+            overload: None,
             delay,
         }
     }
@@ -199,7 +205,7 @@ impl Tide {
     /// How many attempts may be in flight.
     #[must_use]
     pub fn value(&self) -> u32 {
-        self.value.min(self.delay_limit()).max(self.floor())
+        self.value.min(self.least()).max(self.floor())
     }
 
     /// An attempt was accepted.
@@ -208,11 +214,15 @@ impl Tide {
             *answers = answers.saturating_add(1);
         }
         let is_known = self.refused.is_some_and(|at| sample.now.saturating_duration_since(at) < KNOWN);
-        if self.settings.delay_guard == DelayGuard::Off || is_known {
+        let is_watched = self.settings.delay_guard != DelayGuard::Off && !is_known;
+        if !is_watched && self.overload.is_none() {
             return None;
         }
         let from = self.value();
-        self.delay.sample(sample, self.value);
+        if is_watched {
+            self.delay.sample(sample, self.value);
+        }
+        self.recover();
         let to = self.value();
         let reason = if to < from { ChangeReason::Delay } else { ChangeReason::Growth };
         (to != from).then_some(Change { from, to, reason })
@@ -234,7 +244,7 @@ impl Tide {
     /// When the limit may next grow, if it is in use then.
     #[must_use]
     pub fn grows_at(&self, now: Instant) -> Option<Instant> {
-        if self.value >= self.top || self.delay_limit() <= self.value {
+        if self.value >= self.top || self.least() <= self.value {
             return None;
         }
         let Mode::Hold { since, answers } = self.mode else { return Some(now) };
@@ -299,6 +309,7 @@ impl Tide {
         self.refused = Some(now);
         self.found.get_or_insert(now);
         self.delay.release();
+        self.overload = None;
         self.best = self.best.max(epoch.held);
         self.note_sign(epoch, now);
         if self.is_contended(now) {
@@ -363,9 +374,22 @@ impl Tide {
             return None;
         }
         let from = self.value();
-        self.delay.overloaded(self.settings.cut, from);
+        self.overload = Some((f64::from(from) * self.settings.cut).max(1.0));
         let to = self.value();
         (to != from).then_some(Change { from, to, reason: ChangeReason::Overload })
+    }
+
+    /// What an overload has left for now.
+    #[must_use]
+    pub fn overload_limit(&self) -> Option<u32> {
+        self.overload.map(|left| left as u32)
+    }
+
+    /// One more answer after an overload.
+    fn recover(&mut self) {
+        let Some(left) = self.overload else { return };
+        let left = left + RECOVERY.max(1.0 / left);
+        self.overload = (left < f64::from(self.value)).then_some(left);
     }
 
     /// The highest value that is known to have passed.
@@ -413,8 +437,10 @@ impl Tide {
         (self.settings.delay_guard != DelayGuard::Off && limit < u32::MAX).then_some(limit)
     }
 
-    fn delay_limit(&self) -> u32 {
-        if self.settings.delay_guard == DelayGuard::On { self.delay.limit() } else { u32::MAX }
+    /// What delay and overload allow.
+    fn least(&self) -> u32 {
+        let delay = if self.settings.delay_guard == DelayGuard::On { self.delay.limit() } else { u32::MAX };
+        delay.min(self.overload_limit().unwrap_or(u32::MAX))
     }
 
     /// How much faster than usual it grows.

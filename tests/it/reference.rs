@@ -47,6 +47,7 @@ fn page() -> String {
         paused: Some((Duration::from_secs(1), PauseReason::RetryAfter)),
         drain_per_second: 1.0,
         delay_limit: None,
+        overload_limit: None,
         rates: vec![rate],
         unknown_means: Attribution::Unknown,
         quotas_spent: 0,

@@ -281,6 +281,7 @@ impl<W> GateCore<W> {
             paused: self.paused(now),
             drain_per_second: self.drain.per_second(now),
             delay_limit: self.limit.delay_verdict(),
+            overload_limit: self.limit.overload_limit(),
             rates: self.rates.view(),
             unknown_means: self.mind.verdict(),
             quotas_spent: self.breakers.len(),

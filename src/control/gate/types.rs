@@ -136,6 +136,8 @@ pub struct GateView {
     pub drain_per_second: f64,
     /// What the delay guard allows, if it has an objection; with `delay_guard: observe` it is only shown.
     pub delay_limit: Option<u32>,
+    /// What an overload has left of the limit, while it comes back.
+    pub overload_limit: Option<u32>,
     /// What is known of rates.
     pub rates: Vec<RateView>,
     /// What refusals without a word are taken for.

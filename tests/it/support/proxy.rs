@@ -94,6 +94,7 @@ impl Proxy {
                 paused: None,
                 drain_per_second: 0.0,
                 delay_limit: None,
+                overload_limit: None,
                 rates: Vec::new(),
                 unknown_means: Attribution::Unknown,
                 quotas_spent: 0,
