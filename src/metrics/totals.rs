@@ -10,6 +10,9 @@ use crate::{
     fault::FaultKind,
 };
 
+/// One attempt that fails for so many that are accepted is trouble.
+const TROUBLE: u64 = 4;
+
 /// Observations per bucket, the last one above all bounds.
 pub type Buckets = [u64; SECONDS.len() + 1];
 
@@ -106,22 +109,29 @@ impl Totals {
         self.spend_nanos as f64 / NANOS
     }
 
-    /// What is wrong with the upstream, if one of these counts says so: most telling first.
+    /// What is wrong with the upstream, if one attempt fails for every four that are accepted: fewer hold nobody back,
+    /// since they are made again. Most telling first.
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
-        let counted = |label: &str| Failure::LABELS.iter().zip(self.retries).any(|(known, n)| *known == label && n > 0);
+        let counted = |label: &str| {
+            let counts = Failure::LABELS.iter().zip(self.retries);
+            counts.filter(|(known, _)| **known == label).map(|(_, n)| n).sum::<u64>()
+        };
         let attempts = |outcome: &str| {
             let counts = OUTCOMES.iter().zip(self.attempts);
             counts.filter(|(known, _)| **known == outcome).map(|(_, n)| n).sum::<u64>()
         };
-        let told = |kind: FaultKind| FaultKind::ALL.iter().zip(self.faults).any(|(known, n)| *known == kind && n > 0);
-        if counted("unreached") || told(FaultKind::Unreachable) {
+        let told = |kind: FaultKind| {
+            FaultKind::ALL.iter().zip(self.faults).filter(|(known, _)| **known == kind).map(|(_, n)| n).sum::<u64>()
+        };
+        let is_trouble = |failed: u64| failed > 0 && failed.saturating_mul(TROUBLE) >= attempts("accepted");
+        if is_trouble(counted("unreached") + told(FaultKind::Unreachable)) {
             Some("the upstream cannot be reached")
-        } else if counted("timeout") || told(FaultKind::FirstByteTimeout) {
+        } else if is_trouble(counted("timeout") + told(FaultKind::FirstByteTimeout)) {
             Some("the upstream does not answer in time")
-        } else if counted("broken") || told(FaultKind::UpstreamProtocol) {
+        } else if is_trouble(counted("broken") + told(FaultKind::UpstreamProtocol)) {
             Some("the upstream breaks connections off")
-        } else if counted("server_error")
+        } else if is_trouble(counted("server_error"))
             || (2 * attempts("failed") > self.attempts.iter().sum() && attempts("accepted") == 0)
         {
             Some("the upstream answers with server errors")
@@ -239,6 +249,18 @@ mod tests {
         assert!(page.contains("tidegate_spend_usd_total{account=\"a\",upstream=\"u\"} 0.300000008\n"), "{page}");
         assert!(page.contains("# TYPE tidegate_spend_usd_total counter\n"), "{page}");
         assert!(!page.contains("tidegate_balance_usd"), "nobody said anything");
+    }
+
+    #[test]
+    fn a_failure_among_many_answers_is_no_trouble() {
+        let metrics = Metrics::new();
+        let account = metrics.account("u", "a");
+        account.retried(Failure::Server);
+        for accepted in 1..=6 {
+            account.attempt("accepted");
+            let trouble = (accepted <= 4).then_some("the upstream answers with server errors");
+            assert_eq!(account.totals().failure(), trouble, "{accepted} accepted");
+        }
     }
 
     #[test]
