@@ -39,7 +39,7 @@ def bare(name):
 
 def run(*args, **options):
     """Standard output; what went wrong is in the failure."""
-    done = subprocess.run([str(arg) for arg in args], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run([str(arg) for arg in args], capture_output=True, text=True, timeout=900, **options)
     assert done.returncode == 0, f"{args[:6]}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 

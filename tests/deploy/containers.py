@@ -84,7 +84,7 @@ class Podman:
         """Asks inside the network of a container, for as long as it takes to start."""
         code = (
             "import sys, time, urllib.request as web\n"
-            "end = time.monotonic() + 30\n"
+            "end = time.monotonic() + 60\n"
             "while True:\n"
             "  try:\n"
             "    asked = web.Request(sys.argv[1], headers={'Host': sys.argv[2]} if sys.argv[2] else {})\n"

@@ -86,7 +86,7 @@ class Live:
         """Changes the configuration, and waits until that was noticed."""
         with self.config.open("a") as file:
             file.write(f"{line}\n")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while f'tidegate_config_reloads_total{{result="{result}"}} 1' not in self.metrics():
             assert time.monotonic() < deadline, f"not {result}"
             time.sleep(0.1)
@@ -141,7 +141,7 @@ class Live:
         series = self.ask("/api/v1/query", query=expression)["result"]
         return any(math.isfinite(float(one["value"][1])) for one in series)
 
-    def without_data(self, expressions, patience_s=90):
+    def without_data(self, expressions, patience_s=180):
         """Those that return nothing however long one waits."""
         deadline = time.monotonic() + patience_s
         missing = list(expressions)

@@ -62,8 +62,10 @@ def test_the_program_does_nothing_that_the_unit_forbids(tmp_path):
             urllib.request.urlopen(request).read()
         child = int(trace.read_text().split(maxsplit=1)[0])
         os.kill(child, signal.SIGHUP)
-        time.sleep(0.5)
-        urllib.request.urlopen(f"{admin}/metrics").read()
+        deadline = time.monotonic() + 60
+        while b'tidegate_config_reloads_total{result="accepted"} 1' not in urllib.request.urlopen(f"{admin}/metrics").read():
+            assert time.monotonic() < deadline, "it does not reload"
+            time.sleep(0.1)
         os.kill(child, signal.SIGTERM)
         assert tracer.wait(timeout=30) == 0
     finally:

@@ -9,6 +9,7 @@ import urllib.parse
 
 async def client(host, port, key, body, ended):
     while not ended.is_set():
+        writer = None
         try:
             reader, writer = await asyncio.open_connection(host, port)
             while not ended.is_set():
@@ -19,6 +20,10 @@ async def client(host, port, key, body, ended):
                 await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError, IndexError):
             await asyncio.sleep(0.1)
+        finally:
+            # Left open, it would be closed when it is found to be garbage, and the proxy would wait for it until then.
+            if writer:
+                writer.close()
 
 
 async def crowd(url, clients, ended, keys=("sk-one",)):

@@ -143,17 +143,18 @@ SDKS = {
     "fetch": Sdk("fetch", 'fetch("P/v1/…")', "Error", "TimeoutError", retries=False, runs="node"),
 }
 
-# How the upstreams behave: arguments of the mock, and the name for it at the upstream of the other shapes.
+# How the upstreams behave: arguments of the mock, the name for it at the upstream of the other shapes, and how long a
+# request may wait. Only where all are refused does one wait for that long; elsewhere it is not to end for a slow machine.
 BEHAVIOURS = {
-    "good": (("--latency", "20ms", "--ceiling", str(CEILING)), "good"),
-    "slow": (("--latency", SLOW), "slow"),
-    "bad": (("--error-rate", "1", "--error-status", "400"), "400"),
-    "down": (("--error-rate", "1", "--error-status", "503"), "503"),
-    "full": (("--error-rate", "1", "--error-status", "429"), "429"),
+    "good": (("--latency", "20ms", "--ceiling", str(CEILING)), "good", "60s"),
+    "slow": (("--latency", SLOW), "slow", "60s"),
+    "bad": (("--error-rate", "1", "--error-status", "400"), "400", "60s"),
+    "down": (("--error-rate", "1", "--error-status", "503"), "503", "60s"),
+    "full": (("--error-rate", "1", "--error-status", "429"), "429", "1s"),
 }
 
 # The retries' own waits are not what is tested.
-UPSTREAM = "ceiling: %d, retry: { backoff: { base: 10ms, max: 10ms, jitter: 0s } }, queue: { wait_max: 1s }" % CEILING
+UPSTREAM = "ceiling: %d, retry: { backoff: { base: 10ms, max: 10ms, jitter: 0s } }, queue: { wait_max: %s }"
 CONFIG = """\
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
@@ -169,11 +170,12 @@ class Way:
     """Tidegate in front of upstreams that all behave in one way."""
 
     def __init__(self, behaviour, other, folder):
-        args, self.name = BEHAVIOURS[behaviour]
+        args, self.name, wait_max = BEHAVIOURS[behaviour]
         self.other = other
         self.mock = Process("mock", "--listen", "127.0.0.1:0", *args)
         config = folder / f"{behaviour}.yaml"
-        config.write_text(CONFIG.format(mock=self.mock.url("url"), other=f"{other.url}/{self.name}", upstream=UPSTREAM))
+        upstream = UPSTREAM % (CEILING, wait_max)
+        config.write_text(CONFIG.format(mock=self.mock.url("url"), other=f"{other.url}/{self.name}", upstream=upstream))
         self.proxy = Process("--config", str(config))
         self.base = self.proxy.url("proxy")
 
