@@ -318,6 +318,6 @@ impl Shared {
     /// Every gate there is.
     #[must_use]
     pub fn gates(&self) -> Vec<Arc<Gate>> {
-        self.snapshot.load().routes.iter().flat_map(|route| route.accounts.all()).collect()
+        self.snapshot.load().accounts().map(|(_, gate)| gate).collect()
     }
 }

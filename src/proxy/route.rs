@@ -39,6 +39,8 @@ pub struct Route {
     pub connector: Arc<Connector>,
     /// Its accounts; they outlive the snapshot.
     pub accounts: Arc<Accounts>,
+    /// Grows whenever `balance` changes: an answer tells only the configuration that asked for it.
+    pub balance_epoch: u64,
 }
 
 /// An immutable, compiled configuration. A running exchange keeps the one it began with.
@@ -57,6 +59,11 @@ impl Snapshot {
     pub fn new(config: Arc<Config>, mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by_key(|route| std::cmp::Reverse(route.settings.path_prefix.len()));
         Self { config, routes, flows: RandomState::new() }
+    }
+
+    /// Every account there is, with its upstream.
+    pub fn accounts(&self) -> impl Iterator<Item = (&Route, Arc<Gate>)> {
+        self.routes.iter().flat_map(|route| route.accounts.all().into_iter().map(|gate| (&**route, gate)))
     }
 
     /// The upstream for a path.
@@ -124,8 +131,14 @@ impl Route {
     pub(super) fn note_balance(&self, gate: &Gate, headers: &HeaderMap) {
         let Some(name) = &self.settings.balance else { return };
         if let Some(usd) = headers.get(name).and_then(money::dollars) {
-            gate.note_balance_usd(Some(usd));
+            gate.note_balance_usd(self.balance_epoch, usd);
         }
+    }
+
+    /// What answers last said that an account has left, in dollars.
+    #[must_use]
+    pub fn balance_usd(&self, gate: &Gate) -> Option<f64> {
+        gate.balance_usd(self.balance_epoch)
     }
 
     /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.

@@ -2,7 +2,7 @@
 
 use tidegate::config::{Config, Upstream as Settings, file};
 
-use crate::support::{Proxy, Reply, Upstream, metric};
+use crate::support::{Proxy, Reply, Upstream, metric, wait_until};
 
 const JSON: &str = "content-type: application/json\r\n";
 const OPENAI: &str = r#"{"id":"c","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":200,"prompt_tokens_details":{"cached_tokens":600}}}"#;
@@ -198,6 +198,62 @@ async fn the_balance_is_what_the_header_last_said_as_a_number() {
         config.upstreams[0].balance = balance;
         proxy.app().reload(config).unwrap();
         assert!(!proxy.admin("/metrics").await.text().contains("tidegate_balance_usd"));
+    }
+}
+
+/// The configuration of the only upstream, with another balance.
+fn with_balance(proxy: &Proxy, header: Option<&str>) -> Config {
+    let mut config = (*proxy.app().shared.snapshot.load().config).clone();
+    let text = header.map(|header| format!("upstreams: [{{ url: http://h, balance: {{ header: {header} }} }}]"));
+    config.upstreams[0].balance = text.and_then(|text| parsed(&text).balance);
+    config
+}
+
+#[tokio::test]
+async fn an_answer_that_was_asked_for_before_a_reload_says_nothing_of_the_balance_after_it() {
+    let upstream = Upstream::start(|seen| {
+        let reply = Reply::new(200, "x-left: 5\r\nx-credits: 7\r\n", "{}");
+        if seen.line().contains("/held") { reply.held() } else { reply }
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    for (round, now) in [None, Some("X-Credits"), Some("X-Left")].into_iter().enumerate() {
+        // By way of another, so that the last round asks for the same header anew.
+        let before = if now == Some("X-Left") { "X-Credits" } else { "X-Left" };
+        proxy.app().reload(with_balance(&proxy, Some(before))).unwrap();
+        assert_eq!(proxy.post("/x", "", "{}").await.status, 200);
+        let page = proxy.admin("/metrics").await.text();
+        let known = metric(&page, "tidegate_balance_usd", &["account=\"default\""]);
+        assert_eq!(known, Some(if before == "X-Left" { 5.0 } else { 7.0 }), "{page}");
+
+        let mut held = proxy.client().await;
+        held.post("/held", "", "{}").await;
+        wait_until("it is upstream", || upstream.in_flight() == 1).await;
+        // And one whose account is seen for the first time only after the reload.
+        let mut late = proxy.client().await;
+        let head = "POST /x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 2\r\n";
+        late.send(format!("{head}authorization: Bearer {round}\r\n\r\n")).await;
+        assert_eq!(late.head().await.0, 100, "its exchange has begun");
+
+        proxy.app().reload(with_balance(&proxy, now)).unwrap();
+        let news = match now {
+            Some("X-Credits") => {
+                assert_eq!(proxy.post("/x", "", "{}").await.status, 200);
+                Some(7.0)
+            }
+            _ => None,
+        };
+        upstream.release(1);
+        assert_eq!(held.response().await.status, 200);
+        late.send("{}").await;
+        assert_eq!(late.response().await.status, 200);
+
+        let page = proxy.admin("/metrics").await.text();
+        assert_eq!(metric(&page, "tidegate_balance_usd", &[]), news, "{now:?}: {page}");
+        let status = proxy.admin("/status").await.json();
+        let told: Vec<_> =
+            status["accounts"].as_array().unwrap().iter().filter_map(|a| a["balance_usd"].as_f64()).collect();
+        assert_eq!(told, Vec::from_iter(news), "{now:?}: {status}");
     }
 }
 

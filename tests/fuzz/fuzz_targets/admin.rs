@@ -28,7 +28,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     let settings = config.upstreams[0].clone();
     let accounts = Arc::new(Accounts::new(&settings.name, Arc::default(), Arc::clone(&metrics), Tasks::new()));
     let connector = Arc::new(Connector::new(&settings, Ways::default()).expect("plain http needs no files"));
-    let route = Route { settings, connector, accounts };
+    let route = Route { settings, connector, accounts, balance_epoch: 0 };
     let (client, ()) =
         Request::builder().uri("/v1").header("x-api-key", "k").body(()).expect("it is valid").into_parts();
     drop(route.gate(&client, b"", 8, &Client::default()));
