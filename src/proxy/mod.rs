@@ -203,7 +203,7 @@ impl Engine {
         noted.upload = body.upload().cloned();
         noted.span.asked(noted.waited, settings, head.uri.path(), body.held());
 
-        let gate = route.gate(head, body.held(), snapshot.config.limits.accounts_max, client);
+        let gate = route.gate(head, body.held(), &self.shared.snapshot, snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));
         let flow = snapshot.flow(&route, &head.headers, seen.own);
         let patience = if seen.patience { answer::client_patience(&head.headers) } else { None };

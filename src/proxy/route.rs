@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Uri, header, request};
 use sha2::{Digest, Sha256};
 
@@ -82,9 +83,17 @@ impl Snapshot {
 }
 
 impl Route {
-    /// The gate of the account a request counts against.
+    /// The gate of the account a request counts against. One that is made now has the settings in force, and not those
+    /// the request began with: a reload tells the gates it finds, and no others.
     #[must_use]
-    pub fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize, client: &Client) -> Arc<Gate> {
+    pub fn gate(
+        &self,
+        head: &request::Parts,
+        body: &[u8],
+        in_force: &ArcSwap<Snapshot>,
+        accounts_max: usize,
+        client: &Client,
+    ) -> Arc<Gate> {
         let account = &self.settings.account;
         let credential = match &account.by {
             AccountBy::Credential => credential(head),
@@ -109,7 +118,10 @@ impl Route {
                     label(&Sha256::new().chain_update(secret).chain_update(model.as_bytes()).finalize())
                 }
             };
-            Newcomer { label, credential: secret, settings: self.gate_settings(&secret) }
+            let snapshot = in_force.load();
+            let in_force = snapshot.routes.iter().find(|route| Arc::ptr_eq(&route.accounts, &self.accounts));
+            let settings = in_force.map_or_else(|| self.gate_settings(&secret), |route| route.gate_settings(&secret));
+            Newcomer { label, credential: secret, settings }
         };
         let (gate, is_own) = self.accounts.get((secret, &model), newcomer, accounts_max);
         if is_own && !account.split_by_model {
