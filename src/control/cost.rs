@@ -28,6 +28,12 @@ impl Demand {
     pub fn class(&self) -> u64 {
         self.model.wrapping_mul(2).wrapping_add(u64::from(self.stream))
     }
+
+    /// The same of a request that only fetches what there is, and uses no tokens.
+    #[must_use]
+    pub fn fetching(self) -> Self {
+        Self { input_tokens: 0, output_tokens_max: Some(0), read: false, ..self }
+    }
 }
 
 /// What a request really used, as its answer says.
@@ -93,7 +99,7 @@ pub enum Tariff {
     /// No prices are known: nothing is counted but what an answer itself says.
     #[default]
     None,
-    /// It was paid for when it was made: an answer that is only fetched, whatever it says.
+    /// It was paid for, and counted, when it was made: an answer that is only fetched, whatever it says.
     Paid,
     /// This one.
     Price(Price),
@@ -119,6 +125,8 @@ impl Tariff {
 pub struct Cost {
     /// Requests.
     pub requests: f64,
+    /// Those of them that use tokens.
+    pub token_requests: f64,
     /// Tokens that go up.
     pub input: f64,
     /// Tokens that come down.
@@ -144,6 +152,7 @@ impl Add for Cost {
     fn add(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
+            token_requests: self.token_requests + other.token_requests,
             input: self.input + other.input,
             output: self.output + other.output,
         }
@@ -156,6 +165,7 @@ impl Sub for Cost {
     fn sub(self, other: Self) -> Self {
         Self {
             requests: self.requests - other.requests,
+            token_requests: self.token_requests - other.token_requests,
             input: self.input - other.input,
             output: self.output - other.output,
         }
@@ -278,9 +288,9 @@ mod tests {
     #[test]
     fn the_maximum_is_the_guess_until_an_answer_says_more() {
         let mut costs = Costs::default();
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 100.0, output: 1000.0 });
         costs.learn(&ASKED, &used(120, 300));
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 120.0, output: 300.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 120.0, output: 300.0 });
         let short = Demand { output_tokens_max: Some(10), ..ASKED };
         assert_eq!(costs.estimate(&short).output, 10.0);
         let other = Demand { model: 8, output_tokens_max: None, ..ASKED };
@@ -288,10 +298,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_fetched_costs_no_tokens_whatever_its_model_does() {
+        let mut costs = Costs::default();
+        let none = Cost { requests: 1.0, ..Cost::default() };
+        assert_eq!(costs.estimate(&ASKED.fetching()), none);
+        costs.learn(&ASKED, &used(120, 300));
+        assert_eq!(costs.estimate(&ASKED.fetching()), none);
+        costs.learn(&ASKED.fetching(), &used(9000, 9000));
+        assert_eq!(costs.estimate(&ASKED).input, 120.0);
+    }
+
+    #[test]
     fn what_was_not_read_teaches_nothing_about_what_is() {
         let mut costs = Costs::default();
         costs.learn(&Demand::default(), &used(800, 300));
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 100.0, output: 1000.0 });
     }
 
     #[test]

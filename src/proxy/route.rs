@@ -134,9 +134,10 @@ impl Route {
     pub(super) fn demand(&self, method: &Method, told: &Told, path: &str, body: &[u8]) -> (Demand, Tariff) {
         let (demand, model) = demand::of_model(told, path, body);
         // What is kept at the upstream says each time it is fetched what it once used.
-        let is_fetched = matches!(*method, Method::GET | Method::HEAD);
-        let tariff = if is_fetched { Tariff::Paid } else { self.settings.tariff(model.as_deref()) };
-        (demand, tariff)
+        if matches!(*method, Method::GET | Method::HEAD) {
+            return (demand.fetching(), Tariff::Paid);
+        }
+        (demand, self.settings.tariff(model.as_deref()))
     }
 
     /// An answer may say what the account has left, if it is known where.

@@ -4,6 +4,7 @@ use http::response;
 
 use crate::{
     config::Upstream,
+    control::cost::Tariff,
     provider::usage::{Readable, UsageScanner},
     upstream::Hold,
 };
@@ -19,9 +20,9 @@ pub(super) fn is_wanted(settings: &Upstream, hold: &mut Hold) -> bool {
 /// What reads an answer, if it is worth reading. `wanted`: not for the metric alone.
 ///
 /// Else only where it costs nothing that could be measured: not what must be unpacked first, and not an embedding's
-/// megabytes.
-pub(super) fn reader(head: &response::Parts, wanted: bool) -> Option<UsageScanner> {
-    if !head.status.is_success() {
+/// megabytes. What was only fetched says what was counted when it was made.
+pub(super) fn reader(head: &response::Parts, tariff: &Tariff, wanted: bool) -> Option<UsageScanner> {
+    if !head.status.is_success() || *tariff == Tariff::Paid {
         return None;
     }
     let readable = Readable::of(&head.headers)?;
@@ -50,7 +51,9 @@ mod tests {
                 builder = builder.header(*name, *value);
             }
             let (head, ()) = builder.body(()).unwrap().into_parts();
-            assert_eq!((reader(&head, false).is_some(), reader(&head, true).is_some()), (free, wanted), "{headers:?}");
+            let is_read = |tariff, wanted| reader(&head, &tariff, wanted).is_some();
+            assert_eq!((is_read(Tariff::None, false), is_read(Tariff::None, true)), (free, wanted), "{headers:?}");
+            assert!(!is_read(Tariff::Paid, true), "it was only fetched");
         }
     }
 }
