@@ -139,6 +139,43 @@ async fn what_an_answer_says_it_cost_wins() {
     }
 }
 
+/// 400 new input tokens, 1000 that were written to a cache and 600 that were read from it, 200 output tokens.
+const WRITTEN: &str = r#"{"model":"claude-x","usage":{"input_tokens":400,"cache_creation_input_tokens":1000,"cache_read_input_tokens":600,"output_tokens":200}}"#;
+/// The same; 700 of those written are kept for an hour.
+const WRITTEN_APART: &str = r#"{"model":"claude-x","usage":{"input_tokens":400,"cache_creation_input_tokens":1000,"cache_read_input_tokens":600,"cache_creation":{"ephemeral_5m_input_tokens":300,"ephemeral_1h_input_tokens":700},"output_tokens":200}}"#;
+const WRITTEN_EVENTS: &str = concat!(
+    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-x\",\"usage\":{\"input_tokens\":400,\"cache_creation_input_tokens\":1000,\"cache_read_input_tokens\":600,\"cache_creation\":{\"ephemeral_5m_input_tokens\":300,\"ephemeral_1h_input_tokens\":700},\"output_tokens\":1}}}\n\n",
+    "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"input_tokens\":400,\"cache_creation_input_tokens\":1000,\"cache_read_input_tokens\":600,\"output_tokens\":200}}\n\n",
+);
+/// OpenAI's, a part of the input.
+const WRITTEN_WITHIN: &str = r#"{"usage":{"input_tokens":2000,"input_tokens_details":{"cached_tokens":600,"cache_write_tokens":1000},"output_tokens":200,"total_tokens":2200}}"#;
+
+#[tokio::test]
+async fn what_is_written_to_a_cache_has_prices_of_its_own() {
+    const NO_PRICE: &str = "";
+    const ONE: &str = ", cache_write: 2.5";
+    const BOTH: &str = ", cache_write: 2.5, cache_write_1h: 4";
+    // In dollars for a million: new input 2, read from a cache 0.2, output 10.
+    let rest = 400.0 * 2.0 + 600.0 * 0.2 + 200.0 * 10.0;
+    for (name, reply, prices, written) in [
+        ("not told apart", Reply::new(200, JSON, WRITTEN), BOTH, 1000.0 * 2.5),
+        ("told apart", Reply::new(200, JSON, WRITTEN_APART), BOTH, 300.0 * 2.5 + 700.0 * 4.0),
+        ("events", streamed("text/event-stream", WRITTEN_EVENTS), BOTH, 300.0 * 2.5 + 700.0 * 4.0),
+        ("OpenAI", Reply::new(200, JSON, WRITTEN_WITHIN), BOTH, 1000.0 * 2.5),
+        ("no price for an hour", Reply::new(200, JSON, WRITTEN_APART), ONE, 1000.0 * 2.5),
+        ("no price: that of input", Reply::new(200, JSON, WRITTEN_APART), NO_PRICE, 1000.0 * 2.0),
+    ] {
+        let upstream = Upstream::start(move |_| reply.clone()).await;
+        let text = format!(
+            "upstreams: [{{ url: http://h, prices: [{{ model: '*', input: 2, cached: 0.2, output: 10{prices} }}] }}]"
+        );
+        let proxy = Proxy::start(&upstream.url(), |settings| settings.prices = parsed(&text).prices);
+        assert_eq!(proxy.post("/v1/messages", "", &asks("claude-x")).await.status, 200);
+        let (found, want) = (spent(&proxy).await, (rest + written) / 1e6);
+        assert!((found - want).abs() < 1e-12, "{name}: {found}, not {want}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_fetched_again_was_paid_for_before() {
     let told = r#"{"id":"resp_1","usage":{"input_tokens":1000,"output_tokens":200,"cost":0.000375}}"#;

@@ -44,7 +44,7 @@ fn read(kind: &'static str, coding: &'static str, chunks: &[&[u8]]) -> Option<Us
 type Want = Option<(u32, u32, u32)>;
 
 const ANTHROPIC_STREAM: &str = r#"event: message_start
-data: {"type":"message_start","message":{"id":"msg_1","content":[],"usage":{"input_tokens":25,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":10},"output_tokens":1}}}
+data: {"type":"message_start","message":{"id":"msg_1","model":"claude-x-2026","content":[],"usage":{"input_tokens":25,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":6,"ephemeral_1h_input_tokens":4},"output_tokens":1}}}
 
 event: ping
 data: {"type": "ping"}
@@ -125,6 +125,64 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(tokens(read(kind, "", &bytes)), *told, "{name}, byte by byte");
         assert_eq!(tokens(read_at_once(kind, body)), *told, "{name}, at once");
+    }
+}
+
+#[test]
+fn what_was_written_to_a_cache_is_a_part_of_the_input() {
+    for (name, kind, body, want) in [
+        (
+            "Anthropic",
+            JSON,
+            r#"{"usage":{"input_tokens":25,"cache_creation_input_tokens":300,"cache_read_input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":15}}"#,
+            (328, 300, 200),
+        ),
+        (
+            "only its parts",
+            JSON,
+            r#"{"usage":{"cache_creation":{"ephemeral_1h_input_tokens":200,"ephemeral_5m_input_tokens":100},"input_tokens":25}}"#,
+            (325, 300, 200),
+        ),
+        (
+            "no parts",
+            JSON,
+            r#"{"usage":{"input_tokens":25,"cache_creation_input_tokens":300,"cache_creation":null}}"#,
+            (325, 300, 0),
+        ),
+        ("its stream, which says the parts once", EVENTS, ANTHROPIC_STREAM, (135, 10, 4)),
+        ("OpenAI responses", EVENTS, RESPONSES_STREAM, (36, 4, 0)),
+        (
+            "OpenAI chat",
+            JSON,
+            r#"{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cache_write_tokens":5}}}"#,
+            (9, 5, 0),
+        ),
+        (
+            "LiteLLM, which says it in both words",
+            JSON,
+            r#"{"usage":{"prompt_tokens":328,"prompt_tokens_details":{"cached_tokens":3,"cache_creation_tokens":300},"cache_creation_input_tokens":300,"cache_read_input_tokens":3}}"#,
+            (328, 300, 0),
+        ),
+        (
+            "Bedrock",
+            JSON,
+            r#"{"usage":{"inputTokens":30,"cacheReadInputTokens":2,"cacheWriteInputTokens":1}}"#,
+            (33, 1, 0),
+        ),
+        (
+            "elsewhere it means something else",
+            JSON,
+            r#"{"usage":{"prompt_tokens":5,"cache_write_tokens":3,"ephemeral_1h_input_tokens":2}}"#,
+            (5, 0, 0),
+        ),
+    ] {
+        let body = body.as_bytes();
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            let usage = read(kind, "", &[before, after]).unwrap();
+            let found = (usage.input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens);
+            assert_eq!(found, want, "{name}, cut at {at}");
+        }
     }
 }
 
