@@ -266,7 +266,7 @@ impl Engine {
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
                 let wanted = usage::is_wanted(settings, &mut hold);
-                let reader = usage::reader(&head, &record.tariff, wanted);
+                let reader = usage::reader(&head, &record.tariff, wanted, record.span.wants_model());
                 answer::prepare(&mut head, seen);
                 let claims = answer::length_of_absent(&head).filter(|_| http1);
                 let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
