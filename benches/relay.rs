@@ -200,7 +200,12 @@ async fn proxy(upstream: SocketAddr) -> Result<SocketAddr> {
     for settings in &config.upstreams {
         let connector = Arc::new(Connector::new(settings, Ways::default())?);
         let accounts = Accounts::new(&settings.name, Arc::default(), Arc::clone(&metrics), tasks.clone());
-        routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts: Arc::new(accounts) }));
+        routes.push(Arc::new(Route {
+            settings: settings.clone(),
+            connector,
+            accounts: Arc::new(accounts),
+            balance_epoch: 0,
+        }));
     }
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), routes)),

@@ -167,16 +167,9 @@ impl App {
         self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
         let snapshot = Arc::new(snapshot);
         self.shared.snapshot.store(Arc::clone(&snapshot));
-        let balance_of = |name: &str| {
-            let known = former.routes.iter().find(|route| *route.settings.name == *name)?;
-            Some(&known.settings.balance)
-        };
         // After the swap, so that no gate is made with the former settings meanwhile.
         for route in &snapshot.routes {
             for (credential, gate) in route.accounts.entries() {
-                if balance_of(&route.settings.name) != Some(&route.settings.balance) {
-                    gate.note_balance_usd(None);
-                }
                 gate.retune(route.gate_settings(&credential));
             }
         }
@@ -261,7 +254,9 @@ impl Compiler {
                 },
                 |route| Arc::clone(&route.accounts),
             );
-            routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts }));
+            let balance_epoch =
+                known.map_or(0, |route| route.balance_epoch + u64::from(route.settings.balance != settings.balance));
+            routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts, balance_epoch }));
         }
         Ok(Snapshot::new(config, routes))
     }

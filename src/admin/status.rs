@@ -11,16 +11,16 @@ use crate::{
     control::{gate::GateView, rates::RateView, signals::Dimension},
     gate::Gate,
     metrics,
-    proxy::Shared,
+    proxy::{Route, Shared},
 };
 
 /// The whole page.
 pub(super) fn page(shared: &Shared, history: &History) -> Value {
     let snapshot = shared.snapshot.load();
-    let mut gates = shared.gates();
-    gates.sort_by(|a, b| (a.upstream(), a.account()).cmp(&(b.upstream(), b.account())));
+    let mut gates: Vec<_> = snapshot.accounts().collect();
+    gates.sort_by(|(_, a), (_, b)| (a.upstream(), a.account()).cmp(&(b.upstream(), b.account())));
     let accounts: Vec<(Story, GateView, Value)> =
-        gates.iter().map(|gate| account(gate, history, !shared.is_ready())).collect();
+        gates.iter().map(|(route, gate)| account(route, gate, history, !shared.is_ready())).collect();
     let states: Vec<&'static str> = accounts.iter().map(|(story, ..)| story.state).collect();
     let overall = story::overall(shared.is_ready(), &states);
     json!({
@@ -52,7 +52,7 @@ pub(super) fn page(shared: &Shared, history: &History) -> Value {
     })
 }
 
-fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, Value) {
+fn account(route: &Route, gate: &Gate, history: &History, draining: bool) -> (Story, GateView, Value) {
     let (view, now) = (gate.view(), clock::now());
     let refusal = gate.last_refusal();
     let story = story::tell(&Facts {
@@ -98,7 +98,7 @@ fn account(gate: &Gate, history: &History, draining: bool) -> (Story, GateView, 
         "quota_spent": view.quotas_spent > 0,
         "totals": totals,
         "spend": { "usd": counted.spend_usd(), "unpriced_answers": counted.unpriced },
-        "balance_usd": gate.balance_usd(),
+        "balance_usd": route.balance_usd(gate),
         "last_refusal": refusal.map(|refusal| json!({
             "status": refusal.status,
             "attribution": refusal.attribution.label(),

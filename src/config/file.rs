@@ -106,6 +106,8 @@ pub(super) struct ModelPrice {
     pub(super) model: Option<Value>,
     pub(super) input: Option<Value>,
     pub(super) cached: Option<Value>,
+    pub(super) cache_write: Option<Value>,
+    pub(super) cache_write_1h: Option<Value>,
     pub(super) output: Option<Value>,
 }
 

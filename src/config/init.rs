@@ -49,7 +49,7 @@ upstreams:
 
     # What a million tokens cost, in dollars, so that what is spent is counted. The first entry that fits holds.
     # prices:
-    #   - {{ model: NAME*, input: 1.25, cached: 0.125, output: 10 }}
+    #   - {{ model: NAME*, {price} }}
 
     account:
       by: credential              # each key has limits of its own; `upstream`: all share one
@@ -70,6 +70,11 @@ drain:
 ",
         first = format_args!("{:<34}", format!("  - name: {name}")),
         known = format_args!("{:<34}", format!("    preset: {name}")),
+        // What is written to a cache costs more than other input at Anthropic's.
+        price = match preset == Preset::Anthropic {
+            true => "input: 3, cached: 0.3, cache_write: 3.75, cache_write_1h: 6, output: 15",
+            false => "input: 1.25, cached: 0.125, output: 10",
+        },
         what = if preset == Preset::Generic { "an API with rate limits" } else { name },
         client = story.client,
     )

@@ -16,7 +16,7 @@ pub(super) fn prices(list: &[At<file::ModelPrice>]) -> Result<Vec<ModelPrice>, P
 }
 
 fn price(entry: &At<file::ModelPrice>) -> Result<ModelPrice, Problem> {
-    let file::ModelPrice { model, input, cached, output } = &entry.inner;
+    let file::ModelPrice { model, input, cached, cache_write, cache_write_1h, output } = &entry.inner;
     let Some(model) = model else {
         return Err(entry.origin.problem("whose price is it? Add `model:`, a name, or how names begin and a `*`"));
     };
@@ -27,8 +27,10 @@ fn price(entry: &At<file::ModelPrice>) -> Result<ModelPrice, Problem> {
         ))),
     };
     let (input, output) = (given("input", input)?, given("output", output)?);
-    let cached = cached.as_ref().map(picos).transpose()?.unwrap_or(input);
-    Ok(ModelPrice { model: name(model)?, price: Price { input, cached, output } })
+    let or = |value: &Option<Value>, other| value.as_ref().map_or(Ok(other), picos);
+    let (cached, cache_write) = (or(cached, input)?, or(cache_write, input)?);
+    let cache_write_1h = or(cache_write_1h, cache_write)?;
+    Ok(ModelPrice { model: name(model)?, price: Price { input, cached, cache_write, cache_write_1h, output } })
 }
 
 fn name(value: &Value) -> Result<String, Problem> {
@@ -150,15 +152,34 @@ mod tests {
         ] {
             let config = config(&format!("{{ model: m, input: {text}, output: 7 }}"));
             let price = config.upstreams[0].prices[0].price;
-            assert_eq!(price, Price { input: picos, cached: picos, output: 7_000_000 }, "{text}");
+            let (cached, cache_write, cache_write_1h) = (picos, picos, picos);
+            let want = Price { input: picos, cached, cache_write, cache_write_1h, output: 7_000_000 };
+            assert_eq!(price, want, "{text}");
             assert_eq!(dollars_text(picos), spelt);
         }
     }
 
     #[test]
+    fn what_is_written_to_a_cache_costs_as_much_as_is_said_of_it() {
+        for (text, want) in [
+            ("", (2, 2, 2)),
+            (", cached: 1", (1, 2, 2)),
+            (", cache_write: 3", (2, 3, 3)),
+            (", cache_write: 3, cache_write_1h: 4", (2, 3, 4)),
+            (", cache_write_1h: 4", (2, 2, 4)),
+            (", cached: 0, cache_write: 0, cache_write_1h: 0", (0, 0, 0)),
+        ] {
+            let config = config(&format!("{{ model: m, input: 2, output: 7{text} }}"));
+            let price = config.upstreams[0].prices[0].price;
+            let found = (price.cached, price.cache_write, price.cache_write_1h);
+            assert_eq!(found, (want.0 * 1_000_000, want.1 * 1_000_000, want.2 * 1_000_000), "{text}");
+        }
+    }
+
+    #[test]
     fn what_stands_behind_something_wider_never_holds() {
-        let entry =
-            |model: &str| ModelPrice { model: model.to_owned(), price: Price { input: 0, cached: 0, output: 0 } };
+        let price = Price { input: 0, cached: 0, cache_write: 0, cache_write_1h: 0, output: 0 };
+        let entry = |model: &str| ModelPrice { model: model.to_owned(), price };
         for (first, second, want) in [
             ("*", "gpt-5", true),
             ("gpt-5*", "gpt-5-mini*", true),

@@ -8,6 +8,7 @@ use super::{
     prices::dollars_text,
     values::{size_text, time_text},
 };
+use crate::control::cost::Price;
 
 /// The configuration in effect as YAML, every key given. It loads again and gives the same configuration; credentials
 /// are known by their hash alone, and those for a collector not at all.
@@ -152,9 +153,16 @@ fn upstream_lines(upstream: &Upstream, line: &mut impl FnMut(String)) {
         line("    prices: # dollars for a million tokens".to_owned());
     }
     for ModelPrice { model, price } in &upstream.prices {
-        let [input, cached, output] = [price.input, price.cached, price.output].map(dollars_text);
-        let model = quoted(model);
-        line(format!("      - {{ model: {model}, input: {input}, cached: {cached}, output: {output} }}"));
+        let Price { input, cached, cache_write, cache_write_1h, output } = price;
+        let prices = [
+            ("input", input),
+            ("cached", cached),
+            ("cache_write", cache_write),
+            ("cache_write_1h", cache_write_1h),
+            ("output", output),
+        ];
+        let prices: String = prices.iter().map(|(key, picos)| format!(", {key}: {}", dollars_text(**picos))).collect();
+        line(format!("      - {{ model: {}{prices} }}", quoted(model)));
     }
     if let Some(header) = &upstream.balance {
         line(format!("    balance: {{ header: {} }}", quoted(header.as_str())));

@@ -28,6 +28,12 @@ impl Demand {
     pub fn class(&self) -> u64 {
         self.model.wrapping_mul(2).wrapping_add(u64::from(self.stream))
     }
+
+    /// The same of a request that only fetches what there is, and uses no tokens.
+    #[must_use]
+    pub fn fetching(self) -> Self {
+        Self { input_tokens: 0, output_tokens_max: Some(0), read: false, ..self }
+    }
 }
 
 /// What a request really used, as its answer says.
@@ -39,6 +45,10 @@ pub struct Usage {
     pub output_tokens: u32,
     /// Those of `input_tokens` that came from a cache.
     pub cached_tokens: u32,
+    /// Those of them that were written to a cache.
+    pub cache_write_tokens: u32,
+    /// Those of them in turn that it keeps for an hour.
+    pub cache_write_1h_tokens: u32,
     /// What is paid for, where the answer tells that apart from what was used.
     pub billed: Option<Billed>,
     /// What it cost in billionths of a dollar, where the answer itself says that.
@@ -66,6 +76,10 @@ pub struct Price {
     pub input: u64,
     /// One that goes up and came from a cache.
     pub cached: u64,
+    /// One that goes up and is written to a cache.
+    pub cache_write: u64,
+    /// One that it keeps for an hour.
+    pub cache_write_1h: u64,
     /// One that comes down.
     pub output: u64,
 }
@@ -74,12 +88,21 @@ impl Price {
     /// What was used costs so many billionths of a dollar, rounded to the nearest, and at most [`COST_NANOS_MAX`].
     #[must_use]
     pub fn of(&self, usage: &Usage) -> u64 {
-        let (input, cached, output) = match usage.billed {
-            // How many of these came from a cache is not told.
-            Some(billed) => (billed.input_tokens, 0, billed.output_tokens),
-            None => (usage.input_tokens, usage.cached_tokens.min(usage.input_tokens), usage.output_tokens),
+        let (input, output) = (usage.input_tokens, usage.output_tokens);
+        let cached = usage.cached_tokens.min(input);
+        let written = usage.cache_write_tokens.min(input - cached);
+        let for_an_hour = usage.cache_write_1h_tokens.min(written);
+        let parts = match usage.billed {
+            // How many of these came from a cache, or were written to one, is not told.
+            Some(billed) => &[(billed.input_tokens, self.input), (billed.output_tokens, self.output)][..],
+            None => &[
+                (input - cached - written, self.input),
+                (cached, self.cached),
+                (written - for_an_hour, self.cache_write),
+                (for_an_hour, self.cache_write_1h),
+                (output, self.output),
+            ],
         };
-        let parts = [(input - cached, self.input), (cached, self.cached), (output, self.output)];
         let picos: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
         u64::try_from((picos + 500) / 1000).map_or(COST_NANOS_MAX, |nanos| nanos.min(COST_NANOS_MAX))
     }
@@ -93,7 +116,7 @@ pub enum Tariff {
     /// No prices are known: nothing is counted but what an answer itself says.
     #[default]
     None,
-    /// It was paid for when it was made: an answer that is only fetched, whatever it says.
+    /// It was paid for, and counted, when it was made: an answer that is only fetched, whatever it says.
     Paid,
     /// This one.
     Price(Price),
@@ -119,6 +142,8 @@ impl Tariff {
 pub struct Cost {
     /// Requests.
     pub requests: f64,
+    /// Those of them that use tokens.
+    pub token_requests: f64,
     /// Tokens that go up.
     pub input: f64,
     /// Tokens that come down.
@@ -144,6 +169,7 @@ impl Add for Cost {
     fn add(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
+            token_requests: self.token_requests + other.token_requests,
             input: self.input + other.input,
             output: self.output + other.output,
         }
@@ -156,6 +182,7 @@ impl Sub for Cost {
     fn sub(self, other: Self) -> Self {
         Self {
             requests: self.requests - other.requests,
+            token_requests: self.token_requests - other.token_requests,
             input: self.input - other.input,
             output: self.output - other.output,
         }
@@ -196,7 +223,8 @@ impl Costs {
             Some(model) => (guessed * model.input, model.output.min(max.unwrap_or(f64::MAX))),
             None => (guessed, max.unwrap_or(OUTPUT_UNKNOWN)),
         };
-        Cost { requests: 1.0, input, output }
+        let token_requests = if input + output > 0.0 { 1.0 } else { 0.0 };
+        Cost { requests: 1.0, token_requests, input, output }
     }
 
     /// An answer said what was used.
@@ -227,9 +255,17 @@ mod tests {
         Usage { input_tokens, output_tokens, ..Usage::default() }
     }
 
+    const FREE: Price = Price { input: 0, cached: 0, cache_write: 0, cache_write_1h: 0, output: 0 };
+
     #[test]
     fn tokens_cost_what_the_price_says_to_the_billionth() {
-        let price = Price { input: 1_250_000, cached: 125_000, output: 10_000_000 };
+        let price = Price {
+            input: 1_250_000,
+            cached: 125_000,
+            cache_write: 1_562_500,
+            cache_write_1h: 2_500_000,
+            output: 10_000_000,
+        };
         for (input, cached, output, want) in [
             (0, 0, 0, 0),
             (1, 0, 0, 1250),
@@ -247,16 +283,30 @@ mod tests {
         let billed = Billed { input_tokens: 10, output_tokens: 2 };
         let usage = Usage { cached_tokens: 90, billed: Some(billed), ..used(100, 20) };
         assert_eq!(price.of(&usage), 10 * 1250 + 2 * 10_000, "only what is billed is paid for");
-        let small = Price { input: 37_500, cached: 0, output: 499 };
+        for (written, for_an_hour, cached, want) in [
+            (0, 0, 0, 1000 * 1250),
+            (400, 0, 0, 600 * 1250 + 625_000),
+            (400, 300, 0, 600 * 1250 + 156_250 + 300 * 2500),
+            (400, 400, 500, 100 * 1250 + 500 * 125 + 400 * 2500),
+            // More than there was, or than was written at all.
+            (400, 900, 0, 600 * 1250 + 400 * 2500),
+            (9000, 9000, 900, 900 * 125 + 100 * 2500),
+            (0, 500, 0, 1000 * 1250),
+        ] {
+            let (cache_write_tokens, cache_write_1h_tokens) = (written, for_an_hour);
+            let usage = Usage { cached_tokens: cached, cache_write_tokens, cache_write_1h_tokens, ..used(1000, 0) };
+            assert_eq!(price.of(&usage), want, "{usage:?}");
+        }
+        let small = Price { input: 37_500, output: 499, ..FREE };
         assert_eq!((small.of(&used(1, 0)), small.of(&used(2, 0))), (38, 75), "rounded once, for all together");
         assert_eq!((small.of(&used(0, 1)), small.of(&used(0, 2)), small.of(&used(0, 1000))), (0, 1, 499));
-        let absurd = Price { input: u64::MAX, cached: u64::MAX, output: u64::MAX };
+        let absurd = Price { input: u64::MAX, output: u64::MAX, ..FREE };
         assert_eq!(absurd.of(&used(u32::MAX, u32::MAX)), COST_NANOS_MAX);
     }
 
     #[test]
     fn what_an_answer_says_wins_over_the_price() {
-        let price = Tariff::Price(Price { input: 1_000_000, cached: 0, output: 0 });
+        let price = Tariff::Price(Price { input: 1_000_000, ..FREE });
         let told = Usage { cost_nanos: Some(7), ..used(5, 5) };
         for (tariff, usage, want) in [
             (Tariff::None, used(5, 5), Some(0)),
@@ -278,9 +328,9 @@ mod tests {
     #[test]
     fn the_maximum_is_the_guess_until_an_answer_says_more() {
         let mut costs = Costs::default();
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 100.0, output: 1000.0 });
         costs.learn(&ASKED, &used(120, 300));
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 120.0, output: 300.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 120.0, output: 300.0 });
         let short = Demand { output_tokens_max: Some(10), ..ASKED };
         assert_eq!(costs.estimate(&short).output, 10.0);
         let other = Demand { model: 8, output_tokens_max: None, ..ASKED };
@@ -288,10 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_fetched_costs_no_tokens_whatever_its_model_does() {
+        let mut costs = Costs::default();
+        let none = Cost { requests: 1.0, ..Cost::default() };
+        assert_eq!(costs.estimate(&ASKED.fetching()), none);
+        costs.learn(&ASKED, &used(120, 300));
+        assert_eq!(costs.estimate(&ASKED.fetching()), none);
+        costs.learn(&ASKED.fetching(), &used(9000, 9000));
+        assert_eq!(costs.estimate(&ASKED).input, 120.0);
+    }
+
+    #[test]
     fn what_was_not_read_teaches_nothing_about_what_is() {
         let mut costs = Costs::default();
         costs.learn(&Demand::default(), &used(800, 300));
-        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, input: 100.0, output: 1000.0 });
+        assert_eq!(costs.estimate(&ASKED), Cost { requests: 1.0, token_requests: 1.0, input: 100.0, output: 1000.0 });
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod registry;
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -94,8 +94,6 @@ pub struct Gate {
     state: Mutex<State>,
     // A copy of what the core says, for a look without the lock.
     wants_usage: AtomicBool,
-    /// Dollars the upstream last said are left, as bits; NaN: it said nothing.
-    balance_usd: AtomicU64,
     /// A quota was found spent: whoever waits may wait in vain.
     quota_news: Notify,
     /// Counters and histograms of this account.
@@ -115,7 +113,16 @@ struct State {
     timer: Weak<Notify>,
     last_refusal: Option<LastRefusal>,
     remaining: Remaining,
+    balance: Option<Balance>,
     last_used: Instant,
+}
+
+/// What the upstream last said the account has left.
+#[derive(Debug, Clone, Copy)]
+struct Balance {
+    /// The configuration that asked for it: they are numbered, and only grow.
+    epoch: u64,
+    usd: f64,
 }
 
 impl Gate {
@@ -136,11 +143,11 @@ impl Gate {
             timer: Weak::new(),
             last_refusal: None,
             remaining: Remaining::default(),
+            balance: None,
             last_used: now,
         };
         let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
-        let balance_usd = AtomicU64::new(f64::NAN.to_bits());
-        let gate = Self { upstream, account, state, wants_usage, balance_usd, quota_news, metrics, tasks };
+        let gate = Self { upstream, account, state, wants_usage, quota_news, metrics, tasks };
         gate.note_wants(&gate.state.lock());
         gate
     }
@@ -276,15 +283,19 @@ impl Gate {
         self.state.lock().remaining
     }
 
-    /// What the upstream last said the account has left, in dollars.
+    /// What the upstream last said the account has left, in dollars, to a request of the configuration with this number.
     #[must_use]
-    pub fn balance_usd(&self) -> Option<f64> {
-        Some(f64::from_bits(self.balance_usd.load(Ordering::Relaxed))).filter(|usd| !usd.is_nan())
+    pub fn balance_usd(&self, epoch: u64) -> Option<f64> {
+        self.state.lock().balance.filter(|balance| balance.epoch == epoch).map(|balance| balance.usd)
     }
 
-    /// The upstream says what the account has left; `None`: what it said before no longer counts.
-    pub fn note_balance_usd(&self, usd: Option<f64>) {
-        self.balance_usd.store(usd.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+    /// The upstream says what the account has left. Requests of a former configuration may be answered last, and then
+    /// are not heard.
+    pub fn note_balance_usd(&self, epoch: u64, usd: f64) {
+        let balance = &mut self.state.lock().balance;
+        if balance.is_none_or(|known| known.epoch <= epoch) {
+            *balance = Some(Balance { epoch, usd });
+        }
     }
 
     /// Takes new settings; running attempts and waiters stay.

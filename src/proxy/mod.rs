@@ -203,7 +203,7 @@ impl Engine {
         noted.upload = body.upload().cloned();
         noted.span.asked(noted.waited, settings, head.uri.path(), body.held());
 
-        let gate = route.gate(head, body.held(), snapshot.config.limits.accounts_max, client);
+        let gate = route.gate(head, body.held(), &self.shared.snapshot, snapshot.config.limits.accounts_max, client);
         noted.gate = Some(Arc::clone(&gate));
         let flow = snapshot.flow(&route, &head.headers, seen.own);
         let patience = if seen.patience { answer::client_patience(&head.headers) } else { None };
@@ -265,7 +265,8 @@ impl Engine {
             Answer::Good(response, mut hold, seen) => {
                 let (mut head, inner) = response.into_parts();
                 record.status = head.status.as_u16();
-                let reader = usage::reader(&head, usage::is_wanted(settings, &mut hold));
+                let wanted = usage::is_wanted(settings, &mut hold);
+                let reader = usage::reader(&head, &record.tariff, wanted, record.span.wants_model());
                 answer::prepare(&mut head, seen);
                 let claims = answer::length_of_absent(&head).filter(|_| http1);
                 let body = OutBody::relay(Bytes::new(), inner, hold, settings.deadlines.idle, end_by, record);
@@ -318,6 +319,6 @@ impl Shared {
     /// Every gate there is.
     #[must_use]
     pub fn gates(&self) -> Vec<Arc<Gate>> {
-        self.snapshot.load().routes.iter().flat_map(|route| route.accounts.all()).collect()
+        self.snapshot.load().accounts().map(|(_, gate)| gate).collect()
     }
 }

@@ -167,7 +167,7 @@ impl Relay {
         self.ended = true;
         if let Some(mut hold) = self.hold.take() {
             // Before the slot comes back: the next attempt may be admitted by what is learnt here.
-            if let Some(usage) = self.reader.take().and_then(|reader| reader.usage())
+            if let Some(usage) = self.reader.as_ref().and_then(UsageScanner::usage)
                 && let Some(permit) = hold.permit()
             {
                 tracing::debug!(
@@ -249,6 +249,15 @@ impl Relay {
             }
             // Something moved since the timer was set.
             timer.as_mut().reset(by.into());
+        }
+    }
+}
+
+/// However it ends: also of an answer that breaks off it is known who gave it.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(model) = self.reader.as_ref().and_then(UsageScanner::model) {
+            self.record.span.answered_by(model);
         }
     }
 }

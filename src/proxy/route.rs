@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Uri, header, request};
 use sha2::{Digest, Sha256};
 
@@ -39,6 +40,8 @@ pub struct Route {
     pub connector: Arc<Connector>,
     /// Its accounts; they outlive the snapshot.
     pub accounts: Arc<Accounts>,
+    /// Grows whenever `balance` changes: an answer tells only the configuration that asked for it.
+    pub balance_epoch: u64,
 }
 
 /// An immutable, compiled configuration. A running exchange keeps the one it began with.
@@ -59,6 +62,11 @@ impl Snapshot {
         Self { config, routes, flows: RandomState::new() }
     }
 
+    /// Every account there is, with its upstream.
+    pub fn accounts(&self) -> impl Iterator<Item = (&Route, Arc<Gate>)> {
+        self.routes.iter().flat_map(|route| route.accounts.all().into_iter().map(|gate| (&**route, gate)))
+    }
+
     /// The upstream for a path.
     pub fn route(&self, uri: &Uri) -> Result<&Arc<Route>, Fault> {
         self.routes.iter().find(|route| has_prefix(uri.path(), &route.settings.path_prefix)).ok_or(Fault::NoRoute)
@@ -75,9 +83,17 @@ impl Snapshot {
 }
 
 impl Route {
-    /// The gate of the account a request counts against.
+    /// The gate of the account a request counts against. One that is made now has the settings in force, and not those
+    /// the request began with: a reload tells the gates it finds, and no others.
     #[must_use]
-    pub fn gate(&self, head: &request::Parts, body: &[u8], accounts_max: usize, client: &Client) -> Arc<Gate> {
+    pub fn gate(
+        &self,
+        head: &request::Parts,
+        body: &[u8],
+        in_force: &ArcSwap<Snapshot>,
+        accounts_max: usize,
+        client: &Client,
+    ) -> Arc<Gate> {
         let account = &self.settings.account;
         let credential = match &account.by {
             AccountBy::Credential => credential(head),
@@ -102,7 +118,10 @@ impl Route {
                     label(&Sha256::new().chain_update(secret).chain_update(model.as_bytes()).finalize())
                 }
             };
-            Newcomer { label, credential: secret, settings: self.gate_settings(&secret) }
+            let snapshot = in_force.load();
+            let in_force = snapshot.routes.iter().find(|route| Arc::ptr_eq(&route.accounts, &self.accounts));
+            let settings = in_force.map_or_else(|| self.gate_settings(&secret), |route| route.gate_settings(&secret));
+            Newcomer { label, credential: secret, settings }
         };
         let (gate, is_own) = self.accounts.get((secret, &model), newcomer, accounts_max);
         if is_own && !account.split_by_model {
@@ -115,17 +134,24 @@ impl Route {
     pub(super) fn demand(&self, method: &Method, told: &Told, path: &str, body: &[u8]) -> (Demand, Tariff) {
         let (demand, model) = demand::of_model(told, path, body);
         // What is kept at the upstream says each time it is fetched what it once used.
-        let is_fetched = matches!(*method, Method::GET | Method::HEAD);
-        let tariff = if is_fetched { Tariff::Paid } else { self.settings.tariff(model.as_deref()) };
-        (demand, tariff)
+        if matches!(*method, Method::GET | Method::HEAD) {
+            return (demand.fetching(), Tariff::Paid);
+        }
+        (demand, self.settings.tariff(model.as_deref()))
     }
 
     /// An answer may say what the account has left, if it is known where.
     pub(super) fn note_balance(&self, gate: &Gate, headers: &HeaderMap) {
         let Some(name) = &self.settings.balance else { return };
         if let Some(usd) = headers.get(name).and_then(money::dollars) {
-            gate.note_balance_usd(Some(usd));
+            gate.note_balance_usd(self.balance_epoch, usd);
         }
+    }
+
+    /// What answers last said that an account has left, in dollars.
+    #[must_use]
+    pub fn balance_usd(&self, gate: &Gate) -> Option<f64> {
+        gate.balance_usd(self.balance_epoch)
     }
 
     /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.

@@ -4,6 +4,7 @@ use http::response;
 
 use crate::{
     config::Upstream,
+    control::cost::Tariff,
     provider::usage::{Readable, UsageScanner},
     upstream::Hold,
 };
@@ -16,16 +17,17 @@ pub(super) fn is_wanted(settings: &Upstream, hold: &mut Hold) -> bool {
     settings.counts_spend() || hold.permit().is_some_and(|permit| permit.gate().wants_usage())
 }
 
-/// What reads an answer, if it is worth reading. `wanted`: not for the metric alone.
+/// What reads an answer, if it is worth reading. `wanted`: not for the metric alone. `with_model`: who answered is to be
+/// told too.
 ///
 /// Else only where it costs nothing that could be measured: not what must be unpacked first, and not an embedding's
-/// megabytes.
-pub(super) fn reader(head: &response::Parts, wanted: bool) -> Option<UsageScanner> {
-    if !head.status.is_success() {
+/// megabytes. What was only fetched says what was counted when it was made.
+pub(super) fn reader(head: &response::Parts, tariff: &Tariff, wanted: bool, with_model: bool) -> Option<UsageScanner> {
+    if !head.status.is_success() || *tariff == Tariff::Paid {
         return None;
     }
     let readable = Readable::of(&head.headers)?;
-    (wanted || readable.is_cheap(JSON_BYTES_FREE)).then(|| readable.scanner())
+    (wanted || readable.is_cheap(JSON_BYTES_FREE)).then(|| readable.with_model(with_model).scanner())
 }
 
 #[cfg(test)]
@@ -50,7 +52,9 @@ mod tests {
                 builder = builder.header(*name, *value);
             }
             let (head, ()) = builder.body(()).unwrap().into_parts();
-            assert_eq!((reader(&head, false).is_some(), reader(&head, true).is_some()), (free, wanted), "{headers:?}");
+            let is_read = |tariff, wanted| reader(&head, &tariff, wanted, false).is_some();
+            assert_eq!((is_read(Tariff::None, false), is_read(Tariff::None, true)), (free, wanted), "{headers:?}");
+            assert!(!is_read(Tariff::Paid, true), "it was only fetched");
         }
     }
 }

@@ -87,7 +87,7 @@ fn verdict(ended: &Ended) -> (Status, Option<Cow<'static, str>>) {
 }
 
 fn attributes(exchange: &Exchange, error: Option<Cow<'static, str>>) -> Vec<KeyValue> {
-    let mut told = Told(Vec::with_capacity(28));
+    let mut told = Told(Vec::with_capacity(30));
     // What else it was, `http.request.method_original`, would be the client's own text, of any length.
     told.add("http.request.method", known(&exchange.method).unwrap_or("_OTHER"));
     told.add("url.path", exchange.path.clone());
@@ -107,11 +107,15 @@ fn attributes(exchange: &Exchange, error: Option<Cow<'static, str>>) -> Vec<KeyV
         told.maybe("gen_ai.provider.name", asked.provider);
         told.maybe("gen_ai.request.model", asked.model.clone());
     }
+    told.maybe("gen_ai.response.model", exchange.answered_by.clone());
     if let Some(usage) = &exchange.usage {
         told.add("gen_ai.usage.input_tokens", i64::from(usage.input_tokens));
         told.add("gen_ai.usage.output_tokens", i64::from(usage.output_tokens));
         if usage.cached_tokens > 0 {
             told.add("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens));
+        }
+        if usage.cache_write_tokens > 0 {
+            told.add("gen_ai.usage.cache_creation.input_tokens", i64::from(usage.cache_write_tokens));
         }
     }
     if let Some(ended) = &exchange.ended {
@@ -260,7 +264,15 @@ mod tests {
             span.failed(Failure::Bounced(Attribution::Rate));
             span.leaves(now + 1020 * MS, 1012 * MS);
             span.heard(now + 1100 * MS, StatusCode::OK);
-            span.used(&Usage { input_tokens: 9, output_tokens: 12, cached_tokens: 4, ..Usage::default() });
+            assert!(span.wants_model());
+            span.answered_by("gpt-5-2026");
+            span.used(&Usage {
+                input_tokens: 9,
+                output_tokens: 12,
+                cached_tokens: 4,
+                cache_write_tokens: 3,
+                ..Usage::default()
+            });
             span.end(&Ending {
                 attempts: 2,
                 queued: 7 * MS,
@@ -291,9 +303,11 @@ mod tests {
             ("gen_ai.operation.name", "chat"),
             ("gen_ai.provider.name", "openai"),
             ("gen_ai.request.model", "gpt-5"),
+            ("gen_ai.response.model", "gpt-5-2026"),
             ("gen_ai.usage.input_tokens", "9"),
             ("gen_ai.usage.output_tokens", "12"),
             ("gen_ai.usage.cache_read.input_tokens", "4"),
+            ("gen_ai.usage.cache_creation.input_tokens", "3"),
             ("http.response.status_code", "200"),
             ("http.request.body.size", "37"),
             ("http.response.body.size", "1000"),
@@ -371,6 +385,7 @@ mod tests {
         let now = clock::now();
         let exchange = recorded(&request, now, |span| {
             span.asked(Duration::ZERO, &settings, path, b"{}");
+            span.answered_by("arn:aws:bedrock:us-east-1:123456789012:inference-profile/abc");
             span.end(&ending(now, End::Complete, 200, None));
         });
         let span = span(exchange, &scope());

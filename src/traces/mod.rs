@@ -15,7 +15,8 @@
 //! finds the queue full, or a collector that does not take it, is dropped and counted.
 //!
 //! **What does not leave:** contents, headers, queries, credentials. Of a path, only segments that are plain words
-//! (`names`), and the model's or deployment's name, which else the body tells: unless it may be an ARN.
+//! (`names`), and the model's or deployment's name, which else the body tells; of an answer, the name of the model that
+//! gave it. Neither is told if it may be an ARN.
 
 #[cfg(feature = "otlp")]
 mod context;

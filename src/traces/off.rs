@@ -49,6 +49,15 @@ impl Span {
     /// It failed.
     pub fn failed(&mut self, _failure: Failure) {}
 
+    /// Nobody is told who answered.
+    #[must_use]
+    pub fn wants_model(&self) -> bool {
+        false
+    }
+
+    /// The answer said who gave it.
+    pub fn answered_by(&mut self, _model: &str) {}
+
     /// The answer said what it used.
     pub fn used(&mut self, _usage: &Usage) {}
 

@@ -53,6 +53,8 @@ pub(super) struct Exchange {
     pub(super) attempts: Vec<Attempt>,
     /// How many left.
     left: usize,
+    /// The model, by the answer.
+    pub(super) answered_by: Option<String>,
     pub(super) usage: Option<Usage>,
     pub(super) ended: Option<Ended>,
 }
@@ -110,6 +112,7 @@ impl Span {
             asked: None,
             attempts: Vec::new(),
             left: 0,
+            answered_by: None,
             usage: None,
             ended: None,
         };
@@ -161,6 +164,20 @@ impl Span {
     pub fn failed(&mut self, failure: Failure) {
         if let Some(attempt) = self.last() {
             attempt.failure = Some(failure);
+        }
+    }
+
+    /// It is worth knowing which model answers: it is recorded, and about one.
+    #[must_use]
+    pub fn wants_model(&self) -> bool {
+        let asked = self.0.as_ref().and_then(|open| open.exchange.asked.as_ref());
+        asked.is_some_and(|asked| asked.operation.is_some())
+    }
+
+    /// The answer said which model gave it.
+    pub fn answered_by(&mut self, model: &str) {
+        if let Some(open) = &mut self.0 {
+            open.exchange.answered_by = names::model(model.into());
         }
     }
 

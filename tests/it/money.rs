@@ -2,7 +2,7 @@
 
 use tidegate::config::{Config, Upstream as Settings, file};
 
-use crate::support::{Proxy, Reply, Upstream, metric};
+use crate::support::{Proxy, Reply, Upstream, metric, wait_until};
 
 const JSON: &str = "content-type: application/json\r\n";
 const OPENAI: &str = r#"{"id":"c","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":200,"prompt_tokens_details":{"cached_tokens":600}}}"#;
@@ -139,6 +139,43 @@ async fn what_an_answer_says_it_cost_wins() {
     }
 }
 
+/// 400 new input tokens, 1000 that were written to a cache and 600 that were read from it, 200 output tokens.
+const WRITTEN: &str = r#"{"model":"claude-x","usage":{"input_tokens":400,"cache_creation_input_tokens":1000,"cache_read_input_tokens":600,"output_tokens":200}}"#;
+/// The same; 700 of those written are kept for an hour.
+const WRITTEN_APART: &str = r#"{"model":"claude-x","usage":{"input_tokens":400,"cache_creation_input_tokens":1000,"cache_read_input_tokens":600,"cache_creation":{"ephemeral_5m_input_tokens":300,"ephemeral_1h_input_tokens":700},"output_tokens":200}}"#;
+const WRITTEN_EVENTS: &str = concat!(
+    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-x\",\"usage\":{\"input_tokens\":400,\"cache_creation_input_tokens\":1000,\"cache_read_input_tokens\":600,\"cache_creation\":{\"ephemeral_5m_input_tokens\":300,\"ephemeral_1h_input_tokens\":700},\"output_tokens\":1}}}\n\n",
+    "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"input_tokens\":400,\"cache_creation_input_tokens\":1000,\"cache_read_input_tokens\":600,\"output_tokens\":200}}\n\n",
+);
+/// OpenAI's, a part of the input.
+const WRITTEN_WITHIN: &str = r#"{"usage":{"input_tokens":2000,"input_tokens_details":{"cached_tokens":600,"cache_write_tokens":1000},"output_tokens":200,"total_tokens":2200}}"#;
+
+#[tokio::test]
+async fn what_is_written_to_a_cache_has_prices_of_its_own() {
+    const NO_PRICE: &str = "";
+    const ONE: &str = ", cache_write: 2.5";
+    const BOTH: &str = ", cache_write: 2.5, cache_write_1h: 4";
+    // In dollars for a million: new input 2, read from a cache 0.2, output 10.
+    let rest = 400.0 * 2.0 + 600.0 * 0.2 + 200.0 * 10.0;
+    for (name, reply, prices, written) in [
+        ("not told apart", Reply::new(200, JSON, WRITTEN), BOTH, 1000.0 * 2.5),
+        ("told apart", Reply::new(200, JSON, WRITTEN_APART), BOTH, 300.0 * 2.5 + 700.0 * 4.0),
+        ("events", streamed("text/event-stream", WRITTEN_EVENTS), BOTH, 300.0 * 2.5 + 700.0 * 4.0),
+        ("OpenAI", Reply::new(200, JSON, WRITTEN_WITHIN), BOTH, 1000.0 * 2.5),
+        ("no price for an hour", Reply::new(200, JSON, WRITTEN_APART), ONE, 1000.0 * 2.5),
+        ("no price: that of input", Reply::new(200, JSON, WRITTEN_APART), NO_PRICE, 1000.0 * 2.0),
+    ] {
+        let upstream = Upstream::start(move |_| reply.clone()).await;
+        let text = format!(
+            "upstreams: [{{ url: http://h, prices: [{{ model: '*', input: 2, cached: 0.2, output: 10{prices} }}] }}]"
+        );
+        let proxy = Proxy::start(&upstream.url(), |settings| settings.prices = parsed(&text).prices);
+        assert_eq!(proxy.post("/v1/messages", "", &asks("claude-x")).await.status, 200);
+        let (found, want) = (spent(&proxy).await, (rest + written) / 1e6);
+        assert!((found - want).abs() < 1e-12, "{name}: {found}, not {want}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_fetched_again_was_paid_for_before() {
     let told = r#"{"id":"resp_1","usage":{"input_tokens":1000,"output_tokens":200,"cost":0.000375}}"#;
@@ -198,6 +235,62 @@ async fn the_balance_is_what_the_header_last_said_as_a_number() {
         config.upstreams[0].balance = balance;
         proxy.app().reload(config).unwrap();
         assert!(!proxy.admin("/metrics").await.text().contains("tidegate_balance_usd"));
+    }
+}
+
+/// The configuration of the only upstream, with another balance.
+fn with_balance(proxy: &Proxy, header: Option<&str>) -> Config {
+    let mut config = (*proxy.app().shared.snapshot.load().config).clone();
+    let text = header.map(|header| format!("upstreams: [{{ url: http://h, balance: {{ header: {header} }} }}]"));
+    config.upstreams[0].balance = text.and_then(|text| parsed(&text).balance);
+    config
+}
+
+#[tokio::test]
+async fn an_answer_that_was_asked_for_before_a_reload_says_nothing_of_the_balance_after_it() {
+    let upstream = Upstream::start(|seen| {
+        let reply = Reply::new(200, "x-left: 5\r\nx-credits: 7\r\n", "{}");
+        if seen.line().contains("/held") { reply.held() } else { reply }
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |_| {});
+    for (round, now) in [None, Some("X-Credits"), Some("X-Left")].into_iter().enumerate() {
+        // By way of another, so that the last round asks for the same header anew.
+        let before = if now == Some("X-Left") { "X-Credits" } else { "X-Left" };
+        proxy.app().reload(with_balance(&proxy, Some(before))).unwrap();
+        assert_eq!(proxy.post("/x", "", "{}").await.status, 200);
+        let page = proxy.admin("/metrics").await.text();
+        let known = metric(&page, "tidegate_balance_usd", &["account=\"default\""]);
+        assert_eq!(known, Some(if before == "X-Left" { 5.0 } else { 7.0 }), "{page}");
+
+        let mut held = proxy.client().await;
+        held.post("/held", "", "{}").await;
+        wait_until("it is upstream", || upstream.in_flight() == 1).await;
+        // And one whose account is seen for the first time only after the reload.
+        let mut late = proxy.client().await;
+        let head = "POST /x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 2\r\n";
+        late.send(format!("{head}authorization: Bearer {round}\r\n\r\n")).await;
+        assert_eq!(late.head().await.0, 100, "its exchange has begun");
+
+        proxy.app().reload(with_balance(&proxy, now)).unwrap();
+        let news = match now {
+            Some("X-Credits") => {
+                assert_eq!(proxy.post("/x", "", "{}").await.status, 200);
+                Some(7.0)
+            }
+            _ => None,
+        };
+        upstream.release(1);
+        assert_eq!(held.response().await.status, 200);
+        late.send("{}").await;
+        assert_eq!(late.response().await.status, 200);
+
+        let page = proxy.admin("/metrics").await.text();
+        assert_eq!(metric(&page, "tidegate_balance_usd", &[]), news, "{now:?}: {page}");
+        let status = proxy.admin("/status").await.json();
+        let told: Vec<_> =
+            status["accounts"].as_array().unwrap().iter().filter_map(|a| a["balance_usd"].as_f64()).collect();
+        assert_eq!(told, Vec::from_iter(news), "{now:?}: {status}");
     }
 }
 

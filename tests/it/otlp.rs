@@ -320,7 +320,7 @@ async fn a_stream_ends_its_span_with_its_last_byte_and_a_client_that_leaves_too(
     let collector = Collector::start().await;
     let upstream = Upstream::start(|_| {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let event = "data: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n";
+        let event = "data: {\"model\":\"m-1\",\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n";
         Reply::raw(head)
             .then(Step::Send(format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()))
             .then(Step::Hold)
@@ -335,10 +335,12 @@ async fn a_stream_ends_its_span_with_its_last_byte_and_a_client_that_leaves_too(
     let mut leaver = proxy.client().await;
     leaver.post("/v1/chat/completions", "", body).await;
     leaver.head().await;
+    leaver.bytes().await;
     drop(leaver);
     let left = collector.spans_once_there_are(1).await.remove(0);
     assert_eq!((left.get("tidegate.end"), left.get("error.type")), ("client_left", "client_left"), "{left:#?}");
     assert_eq!((left.get("http.response.status_code"), left.status), ("200", 0));
+    assert_eq!((left.get("gen_ai.response.model"), left.get("gen_ai.usage.input_tokens")), ("m-1", ""), "{left:#?}");
     upstream.release(2);
     assert!(client.rest_of(head).await.complete);
     let found = collector.spans_once_there_are(2).await;
@@ -512,4 +514,52 @@ async fn a_collector_behind_tls_is_verified_and_the_variable_alone_is_enough() {
             assert!(collector.seen().is_empty());
         }
     }
+}
+
+#[tokio::test]
+async fn the_model_that_answered_is_told() {
+    const EVENTS: &str = "content-type: text/event-stream\r\n";
+    const JSON: &str = "content-type: application/json\r\n";
+    let collector = Collector::start().await;
+    let anthropic = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-x-2026\",\"usage\":{\"input_tokens\":4,\"cache_creation_input_tokens\":3,\"output_tokens\":1}}}\n\n";
+    let openai = "data: {\"id\":\"c\",\"model\":\"gpt-5-2026\",\"choices\":[{\"delta\":{}}]}\n\ndata: [DONE]\n\n";
+    let packed = {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packer, br#"{"model":"packed","usage":{"prompt_tokens":1}}"#).unwrap();
+        packer.finish().unwrap()
+    };
+    let head = format!("HTTP/1.1 200 OK\r\n{JSON}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n", packed.len());
+    let asked = [
+        ("/v1/messages", Reply::new(200, EVENTS, anthropic), "claude-x-2026"),
+        ("/v1/chat/completions", Reply::new(200, EVENTS, openai), "gpt-5-2026"),
+        (
+            "/v1beta/models/gemini-3:generateContent",
+            Reply::new(200, JSON, r#"{"candidates":[],"modelVersion":"gemini-3-001"}"#),
+            "gemini-3-001",
+        ),
+        ("/v1/responses", Reply::raw([head.into_bytes(), packed].concat()), "packed"),
+        // What is told is bounded, and no account number.
+        ("/v1/chat/completions", Reply::new(200, JSON, r#"{"model":"arn:aws:bedrock:us-east-1:1:x"}"#), ""),
+        // Not about a model, whatever stands in it; and nothing that was made.
+        ("/v1/files", Reply::new(200, JSON, r#"{"model":"canary"}"#), ""),
+        ("/v1/chat/completions", Reply::new(404, JSON, r#"{"model":"canary"}"#), ""),
+    ];
+    let replies: Vec<Reply> = asked.iter().map(|(_, reply, _)| reply.clone()).collect();
+    let upstream = Upstream::start(move |seen| replies[seen.nth].clone()).await;
+    let text = "upstreams: [{ url: http://h, prices: [{ model: '*', input: 1, output: 1 }] }]";
+    let prices = tidegate::config::file::parse(text, "f", &|_| None).unwrap().upstreams.remove(0).prices;
+    let proxy = Proxy::configured(&upstream.url(), |config| {
+        config.otlp = Some(collector.settings());
+        // What is packed is read only for money, or for a budget.
+        config.upstreams[0].prices = prices;
+    });
+    for (path, ..) in &asked {
+        proxy.post(path, "", r#"{"model":"m"}"#).await;
+    }
+    let found = collector.spans_once_there_are(asked.len()).await;
+    for ((path, _, want), span) in asked.iter().zip(&found) {
+        assert_eq!(span.get("gen_ai.response.model"), *want, "{path}: {span:#?}");
+    }
+    assert_eq!(found[0].get("gen_ai.usage.cache_creation.input_tokens"), "3");
+    assert!(!format!("{found:?}").contains("canary"), "{found:#?}");
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tidegate::{
     config::Trace,
     mock::{self, HeaderFamily, Latency, Settings},
+    provider::presets::Preset,
 };
 
 use crate::support::{Client, Http2Client, Proxy, Reply, Upstream, metric, wait_until};
@@ -149,6 +150,52 @@ async fn tokens_are_counted_from_json_and_from_streams() {
     assert!(counted(&page, "input") > Some(of("/usage/prompt_tokens")), "{page}");
     assert_eq!(counted(&page, "output"), Some(of("/usage/completion_tokens") + told.last().unwrap()), "{page}");
     assert_eq!(counted(&page, "cached"), Some(0.0));
+}
+
+/// What a stored response says it used was used when it was made.
+const STORED: &str = r#"{"id":"resp_1","model":"m","usage":{"input_tokens":9000,"output_tokens":5000}}"#;
+
+#[tokio::test]
+async fn what_is_fetched_uses_no_tokens_and_teaches_no_budget() {
+    let upstream = Upstream::start(|_| Reply::new(200, "content-type: application/json\r\n", STORED)).await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.tpm = Some(1000));
+    let mut client = proxy.client().await;
+    for nth in 0..20 {
+        let (method, body) = [("GET", ""), ("HEAD", ""), ("GET", CHAT)][nth % 3];
+        // One that had to wait for tokens would be told at once that it cannot.
+        let head = format!("{method} /v1/models/m HTTP/1.1\r\nhost: h\r\nx-stainless-timeout: 2\r\n");
+        client
+            .send(format!("{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+            .await;
+        let answer = if method == "HEAD" { client.response_to_head().await } else { client.response().await };
+        assert_eq!(answer.status, 200, "{nth}: {answer:?}");
+    }
+    let left = || proxy.view().rates[0].left.unwrap();
+    assert!(left() > 999.0, "{} left", left());
+    // Some 20 tokens up, at most 5 down: by what the fetched answers say it would be thousands.
+    assert_eq!(proxy.post("/v1/chat/completions", "", CHAT).await.status, 200);
+    assert!((900.0..999.0).contains(&left()), "{} left", left());
+    proxy.idle().await;
+    let page = proxy.admin("/metrics").await.text();
+    let counted = |kind: &str| metric(&page, "tidegate_tokens_total", &[&format!("kind=\"{kind}\"")]);
+    assert_eq!((counted("input"), counted("output")), (Some(9000.0), Some(5000.0)), "of the one that was made");
+}
+
+#[tokio::test]
+async fn what_is_fetched_does_not_wait_for_tokens() {
+    let spent = "x-ratelimit-limit-tokens: 1000\r\nx-ratelimit-remaining-tokens: 0\r\nx-ratelimit-reset-tokens: 1m\r\n";
+    let upstream = Upstream::start(move |seen| Reply::new(200, if seen.nth == 0 { spent } else { "" }, "{}")).await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.preset = Preset::Openai);
+    assert_eq!(proxy.post("/v1/responses", "", "{}").await.status, 200);
+    let told = proxy.post("/v1/responses", "x-stainless-timeout: 2\r\n", "{}").await;
+    assert_eq!((told.status, told.header("x-tidegate-fault")), (429, Some("cannot_wait")), "there are none left");
+    let mut client = proxy.client().await;
+    for _ in 0..5 {
+        client.send("GET /v1/responses/resp_1 HTTP/1.1\r\nhost: h\r\nx-stainless-timeout: 2\r\n\r\n").await;
+        assert_eq!(client.response().await.status, 200);
+    }
+    let told = proxy.post("/v1/responses", "x-stainless-timeout: 2\r\n", "{}").await;
+    assert_eq!(told.status, 429, "fetching proved nothing about tokens");
 }
 
 #[tokio::test]

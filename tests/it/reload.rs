@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, Folder, Http2Client, Identity, Issuer, Process, Reply, TlsUpstream, Upstream, metric, wait_until,
+    Client, Folder, Http2Client, Identity, Issuer, Process, Proxy, Reply, TlsUpstream, Upstream, metric, wait_until,
 };
 
 const HEAD: &str = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nthreads: 2\n";
@@ -152,6 +152,21 @@ async fn under_traffic_no_exchange_and_no_slot_is_lost() {
     for mut client in held {
         assert_eq!(client.response().await.text(), "held");
     }
+}
+
+#[tokio::test]
+async fn an_account_that_is_first_seen_by_an_exchange_from_before_has_the_new_settings() {
+    let upstream = Upstream::start(|_| Reply::ok("fine")).await;
+    let proxy = Proxy::start(&upstream.url(), |settings| settings.ceiling = Some(7));
+    let mut client = proxy.client().await;
+    client.send("POST /x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
+    assert_eq!(client.head().await.0, 100, "its exchange has begun");
+    let mut config = (*proxy.app().shared.snapshot.load().config).clone();
+    config.upstreams[0].ceiling = Some(3);
+    proxy.app().reload(config).unwrap();
+    client.send("{}").await;
+    assert_eq!(client.response().await.text(), "fine");
+    assert_eq!(proxy.view().ceiling, Some(3));
 }
 
 #[tokio::test]

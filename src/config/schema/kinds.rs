@@ -50,7 +50,7 @@ const URL: Kind = Kind::Like("^[Hh][Tt][Tt][Pp][Ss]?://[^/@?#][^@?#]*$");
 const TIME_OR_OFF: Kind = Kind::Or(&Kind::Time, "off");
 
 /// By path; `[]` is every item of a list, `{}` every value under a name of the user's own.
-const KINDS: [(&str, Kind); 90] = [
+const KINDS: [(&str, Kind); 92] = [
     ("listen", Kind::Address),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
@@ -125,6 +125,8 @@ const KINDS: [(&str, Kind); 90] = [
     ("upstreams[].prices[].model", Kind::Like(r"^([^*]+\*?|\*)$")),
     ("upstreams[].prices[].input", DOLLARS),
     ("upstreams[].prices[].cached", DOLLARS),
+    ("upstreams[].prices[].cache_write", DOLLARS),
+    ("upstreams[].prices[].cache_write_1h", DOLLARS),
     ("upstreams[].prices[].output", DOLLARS),
     ("upstreams[].balance.header", HEADER),
     ("buffers.request_max", Kind::Size),
@@ -164,6 +166,12 @@ pub(super) fn explanation(path: &str) -> Option<&'static str> {
         "upstreams[].prices[].input" => "Dollars for a million tokens that go up.",
         "upstreams[].prices[].cached" => {
             "Dollars for a million of those that came from a cache; as input unless given."
+        }
+        "upstreams[].prices[].cache_write" => {
+            "Dollars for a million of those that are written to a cache; as input unless given."
+        }
+        "upstreams[].prices[].cache_write_1h" => {
+            "Dollars for a million of those that it keeps for an hour; as cache_write unless given."
         }
         "upstreams[].prices[].output" => "Dollars for a million tokens that come down.",
         "upstreams[].queue.flow" => "What tells flows apart.",

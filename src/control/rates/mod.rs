@@ -192,7 +192,7 @@ impl Rates {
         let common = self.shadows.iter().filter(|shadow| shadow.model == 0);
         let common = common.map(|shadow| shadow.leaves_in(cost, &self.total, self.ask_after, trip, now));
         let wait = configured.chain(common).max().unwrap_or_default();
-        let paced = self.pacers.iter_mut();
+        let paced = self.pacers.iter_mut().filter(|paced| cost.of(paced.dimension) > 0.0);
         let paced = paced.map(|paced| paced.pacer.wait(cost.of(paced.dimension) / paced.unit, trip, now)).max();
         wait.max(paced.unwrap_or_default())
     }
@@ -220,7 +220,7 @@ impl Rates {
         for shadow in self.configured.iter_mut().chain(self.shadows.iter_mut().filter(|shadow| shadow.covers(model))) {
             shadow.spend(cost, now);
         }
-        for paced in &mut self.pacers {
+        for paced in self.pacers.iter_mut().filter(|paced| cost.of(paced.dimension) > 0.0) {
             paced.pacer.spend(id, cost.of(paced.dimension) / paced.unit, now);
         }
         self.total

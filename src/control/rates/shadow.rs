@@ -240,6 +240,9 @@ impl Shadow {
     }
 
     pub(super) fn spend(&mut self, cost: &Cost, now: Instant) {
+        if cost.of(self.dimension) <= 0.0 {
+            return;
+        }
         let amount = self.amount(cost);
         if let Some(turned) = &mut self.turned {
             turned.canary.get_or_insert(now);
@@ -283,6 +286,10 @@ impl Shadow {
 
     /// Time until `cost` fits by what the upstream said; zero: it fits now.
     pub(super) fn wait(&self, cost: &Cost, total: &Cost, trip: Duration, now: Instant) -> Duration {
+        if cost.of(self.dimension) <= 0.0 {
+            // It is about something else, and tells nothing about this: what fetches a stored answer asks for no tokens.
+            return Duration::ZERO;
+        }
         if let Some(turned) = self.turned {
             return match turned.canary {
                 None => Duration::ZERO,
@@ -358,7 +365,7 @@ impl Shadow {
                 Refill::Window => 1.0,
             };
         }
-        let unreported = (*total - self.last.total).requests.max(0.0) + 1.0;
+        let unreported = (*total - self.last.total).token_requests.max(0.0) + 1.0;
         let least = (self.limit * RESERVE).min(self.rate * RESERVE_SECONDS);
         (DEVIATIONS * (self.variance * unreported).sqrt()).max(least).min(self.limit * RESERVE_MAX)
     }
@@ -404,7 +411,7 @@ impl Shadow {
     }
 
     fn learn_charge(&mut self, report: &Report) {
-        let attempts = (report.total - self.last.total).requests;
+        let attempts = (report.total - self.last.total).token_requests;
         let estimated = (report.total - self.last.total).of(self.dimension);
         let passed = report.sent.saturating_duration_since(self.last.sent).as_secs_f64();
         let refilled = if self.kind() == Refill::Continuous { self.rate * passed } else { 0.0 };

@@ -12,7 +12,7 @@ use super::{
 const DAY: Duration = Duration::from_secs(86_400);
 /// There and back.
 const TRIP: Duration = Duration::from_millis(40);
-const ONE: Cost = Cost { requests: 1.0, input: 0.0, output: 0.0 };
+const ONE: Cost = Cost { requests: 1.0, token_requests: 0.0, input: 0.0, output: 0.0 };
 
 /// What the upstream really counts.
 #[derive(Debug, Clone)]
@@ -276,7 +276,7 @@ fn events() -> impl Strategy<Value = Happens> {
 
 fn cost(demand: &Demand) -> Cost {
     let output = demand.output_tokens_max.map_or(256.0, f64::from);
-    Cost { requests: 1.0, input: f64::from(demand.input_tokens), output }
+    Cost { requests: 1.0, token_requests: 1.0, input: f64::from(demand.input_tokens), output }
 }
 
 fn absurd(settings: RateSettings, events: &[Happens]) {

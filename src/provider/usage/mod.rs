@@ -1,4 +1,4 @@
-//! Reads what a request used from its answer as it passes by: a copy is looked at, nothing is held back.
+//! Reads what a request used from its answer as it passes by, and who answered: a copy is looked at, nothing is held back.
 //!
 //! Memory: the object with the numbers, at most `OBJECT_BYTES_MAX` of `walk`; for a compressed answer
 //! also the window of its decoder.
@@ -10,6 +10,7 @@ use inflate::Inflate;
 use scan::Scan;
 
 mod inflate;
+mod model;
 mod numbers;
 mod scan;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub struct UsageScanner {
     source: Source,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 enum Source {
     Plain(Scan),
     Packed(Box<Inflate>),
@@ -33,6 +35,8 @@ pub struct Readable {
     packing: Packing,
     /// Bytes of the body, where the head tells.
     bytes: Option<u64>,
+    /// Who answered is wanted too.
+    with_model: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl Readable {
             (Some(_), _) => return None,
         };
         let told = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
-        Some(Self { is_events, packing, bytes: if is_events { None } else { told() } })
+        Some(Self { is_events, packing, bytes: if is_events { None } else { told() }, with_model: false })
     }
 
     /// Whether to read it costs next to nothing: event streams, of which all but a few lines are skipped at the speed of a
@@ -79,11 +83,18 @@ impl Readable {
         self.packing == Packing::None && (self.is_events || self.bytes.is_some_and(|bytes| bytes <= json_max))
     }
 
+    /// The same; what reads it looks also for the name of the model that answered, if `wanted`.
+    #[must_use]
+    pub fn with_model(self, wanted: bool) -> Self {
+        Self { with_model: wanted, ..self }
+    }
+
     /// What reads it.
     #[must_use]
     pub fn scanner(&self) -> UsageScanner {
         let expected = self.bytes.filter(|_| self.packing == Packing::None).and_then(|bytes| bytes.try_into().ok());
         let scan = if self.is_events { Scan::lines() } else { Scan::document(expected) };
+        let scan = if self.with_model { scan.with_model() } else { scan };
         UsageScanner {
             source: match self.packing {
                 Packing::None => Source::Plain(scan),
@@ -106,9 +117,19 @@ impl UsageScanner {
     /// What was found so far; of a stream whose numbers grow, the last.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
+        self.scan().usage()
+    }
+
+    /// The name of the model that answered, if it was [wanted](Readable::with_model) and found so far.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.scan().model()
+    }
+
+    fn scan(&self) -> &Scan {
         match &self.source {
-            Source::Plain(scan) => scan.usage(),
-            Source::Packed(inflate) => inflate.scan().usage(),
+            Source::Plain(scan) => scan,
+            Source::Packed(inflate) => inflate.scan(),
         }
     }
 }

@@ -13,11 +13,16 @@ pub(super) struct Numbers {
     /// for all of it, and has no words of its own for cached input beside it.
     input: Option<u32>,
     cache_write: Option<u32>,
+    /// Anthropic: parts of `cache_write`, which are paid for differently.
+    cache_write_5m: Option<u32>,
+    cache_write_1h: Option<u32>,
     cache_read: Option<u32>,
     /// Gemini: the results of tools, which go up too.
     tool_input: Option<u32>,
     /// A part of the input, whatever it is called.
     cached: Option<u32>,
+    /// Another part of it: OpenAI.
+    written: Option<u32>,
     output: Option<u32>,
     /// Gemini: beside the output.
     thoughts: Option<u32>,
@@ -55,6 +60,10 @@ impl Numbers {
                     self.read_part(value, Part::InputDetails, &mut None);
                     None
                 }
+                (Part::Usage, Word::CacheWrites) => {
+                    self.read_part(value, Part::CacheWrites, &mut None);
+                    None
+                }
                 (Part::Usage, Word::OutputDetails) => {
                     *output_details = Some(value);
                     None
@@ -75,9 +84,12 @@ impl Numbers {
                 (Part::Usage, Word::WholeInput) | (Part::Counted, Word::Input) => Some(&mut self.whole_input),
                 (Part::Usage, Word::Input) => Some(&mut self.input),
                 (Part::Usage, Word::CacheWrite) => Some(&mut self.cache_write),
+                (Part::CacheWrites, Word::For5m) => Some(&mut self.cache_write_5m),
+                (Part::CacheWrites, Word::For1h) => Some(&mut self.cache_write_1h),
                 (Part::Usage, Word::CacheRead) => Some(&mut self.cache_read),
                 (Part::Usage, Word::ToolInput) => Some(&mut self.tool_input),
                 (Part::Usage | Part::InputDetails, Word::Cached) => Some(&mut self.cached),
+                (Part::InputDetails, Word::Written) => Some(&mut self.written),
                 (Part::Usage | Part::Counted, Word::Output) => Some(&mut self.output),
                 (Part::Usage, Word::Thoughts) => Some(&mut self.thoughts),
                 (Part::Usage, Word::Total) => Some(&mut self.total),
@@ -96,9 +108,14 @@ impl Numbers {
     fn input(&self) -> u32 {
         match (self.whole_input, self.input) {
             (Some(_), _) => sum(&[self.whole_input, self.tool_input]),
-            (None, Some(_)) => sum(&[self.input, self.cache_write, self.cache_read]),
+            (None, Some(_)) => sum(&[self.input, self.cache_write(), self.cache_read]),
             (None, None) => self.billed_input.unwrap_or(0),
         }
+    }
+
+    fn cache_write(&self) -> Option<u32> {
+        let parts = [self.cache_write_5m, self.cache_write_1h];
+        self.cache_write.or_else(|| parts.iter().any(Option::is_some).then(|| sum(&parts)))
     }
 
     fn output(&self) -> u32 {
@@ -121,6 +138,8 @@ impl Numbers {
             input_tokens: input,
             output_tokens: sum(&[Some(output), beside]),
             cached_tokens: self.cached.or(self.cache_read).unwrap_or(0),
+            cache_write_tokens: self.written.or_else(|| self.cache_write()).unwrap_or(0),
+            cache_write_1h_tokens: self.cache_write_1h.unwrap_or(0),
             billed,
             cost_nanos: self.cost_nanos,
         })
@@ -139,6 +158,8 @@ enum Part {
     InputDetails,
     /// Parts of the output.
     OutputDetails,
+    /// Parts of what was written to a cache, by how long it keeps them.
+    CacheWrites,
     /// Cohere's objects of counted tokens, and of billed ones.
     Counted,
     Billed,
@@ -148,9 +169,13 @@ enum Word {
     WholeInput,
     Input,
     CacheWrite,
+    CacheWrites,
+    For5m,
+    For1h,
     CacheRead,
     ToolInput,
     Cached,
+    Written,
     Output,
     Thoughts,
     InputDetails,
@@ -169,10 +194,15 @@ impl Word {
             b"prompt_tokens" | b"promptTokenCount" => Self::WholeInput,
             b"input_tokens" | b"inputTokens" => Self::Input,
             b"cache_creation_input_tokens" | b"cacheWriteInputTokens" => Self::CacheWrite,
+            b"cache_creation" => Self::CacheWrites,
+            b"ephemeral_5m_input_tokens" => Self::For5m,
+            b"ephemeral_1h_input_tokens" => Self::For1h,
             b"cache_read_input_tokens" | b"cacheReadInputTokens" => Self::CacheRead,
             b"toolUsePromptTokenCount" => Self::ToolInput,
             // DeepSeek's word is the second.
             b"cached_tokens" | b"prompt_cache_hit_tokens" | b"cachedContentTokenCount" => Self::Cached,
+            // LiteLLM's word is the second.
+            b"cache_write_tokens" | b"cache_creation_tokens" => Self::Written,
             b"completion_tokens" | b"output_tokens" | b"outputTokens" | b"candidatesTokenCount" => Self::Output,
             b"thoughtsTokenCount" => Self::Thoughts,
             b"prompt_tokens_details" | b"input_tokens_details" => Self::InputDetails,

@@ -6,6 +6,7 @@ use memchr::{memchr2, memmem, memrchr2};
 
 use super::{
     Usage,
+    model::ModelScan,
     numbers::Numbers,
     walk::{DEPTH_MAX, OBJECT_BYTES_MAX, Walk},
 };
@@ -21,6 +22,8 @@ pub(super) struct Scan {
     expected: Option<usize>,
     walk: Walk,
     numbers: Numbers,
+    /// Who answered is looked for too.
+    model: Option<Box<ModelScan>>,
 }
 
 /// Begins both keys, `"usage"` and `"usageMetadata"`.
@@ -39,7 +42,16 @@ impl Scan {
         Self { is_lines: true, ..Self::default() }
     }
 
+    /// The same, and for who answered.
+    pub(super) fn with_model(mut self) -> Self {
+        self.model = Some(Box::new(ModelScan::new(self.is_lines)));
+        self
+    }
+
     pub(super) fn feed(&mut self, mut chunk: &[u8]) {
+        if let Some(model) = &mut self.model {
+            model.feed(chunk);
+        }
         if !self.is_lines {
             match self.expected.take() {
                 Some(bytes) if bytes == chunk.len() => self.read_whole(chunk),
@@ -89,6 +101,10 @@ impl Scan {
                 read_to = text.len() - rest.len() + object.len();
             }
         }
+    }
+
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_ref()?.name()
     }
 
     pub(super) fn usage(&self) -> Option<Usage> {

@@ -44,7 +44,7 @@ fn read(kind: &'static str, coding: &'static str, chunks: &[&[u8]]) -> Option<Us
 type Want = Option<(u32, u32, u32)>;
 
 const ANTHROPIC_STREAM: &str = r#"event: message_start
-data: {"type":"message_start","message":{"id":"msg_1","content":[],"usage":{"input_tokens":25,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":10},"output_tokens":1}}}
+data: {"type":"message_start","message":{"id":"msg_1","model":"claude-x-2026","content":[],"usage":{"input_tokens":25,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":6,"ephemeral_1h_input_tokens":4},"output_tokens":1}}}
 
 event: ping
 data: {"type": "ping"}
@@ -125,6 +125,64 @@ fn each_providers_usage_is_read_wherever_it_is_cut() {
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(tokens(read(kind, "", &bytes)), *told, "{name}, byte by byte");
         assert_eq!(tokens(read_at_once(kind, body)), *told, "{name}, at once");
+    }
+}
+
+#[test]
+fn what_was_written_to_a_cache_is_a_part_of_the_input() {
+    for (name, kind, body, want) in [
+        (
+            "Anthropic",
+            JSON,
+            r#"{"usage":{"input_tokens":25,"cache_creation_input_tokens":300,"cache_read_input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":15}}"#,
+            (328, 300, 200),
+        ),
+        (
+            "only its parts",
+            JSON,
+            r#"{"usage":{"cache_creation":{"ephemeral_1h_input_tokens":200,"ephemeral_5m_input_tokens":100},"input_tokens":25}}"#,
+            (325, 300, 200),
+        ),
+        (
+            "no parts",
+            JSON,
+            r#"{"usage":{"input_tokens":25,"cache_creation_input_tokens":300,"cache_creation":null}}"#,
+            (325, 300, 0),
+        ),
+        ("its stream, which says the parts once", EVENTS, ANTHROPIC_STREAM, (135, 10, 4)),
+        ("OpenAI responses", EVENTS, RESPONSES_STREAM, (36, 4, 0)),
+        (
+            "OpenAI chat",
+            JSON,
+            r#"{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cache_write_tokens":5}}}"#,
+            (9, 5, 0),
+        ),
+        (
+            "LiteLLM, which says it in both words",
+            JSON,
+            r#"{"usage":{"prompt_tokens":328,"prompt_tokens_details":{"cached_tokens":3,"cache_creation_tokens":300},"cache_creation_input_tokens":300,"cache_read_input_tokens":3}}"#,
+            (328, 300, 0),
+        ),
+        (
+            "Bedrock",
+            JSON,
+            r#"{"usage":{"inputTokens":30,"cacheReadInputTokens":2,"cacheWriteInputTokens":1}}"#,
+            (33, 1, 0),
+        ),
+        (
+            "elsewhere it means something else",
+            JSON,
+            r#"{"usage":{"prompt_tokens":5,"cache_write_tokens":3,"ephemeral_1h_input_tokens":2}}"#,
+            (5, 0, 0),
+        ),
+    ] {
+        let body = body.as_bytes();
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            let usage = read(kind, "", &[before, after]).unwrap();
+            let found = (usage.input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens);
+            assert_eq!(found, want, "{name}, cut at {at}");
+        }
     }
 }
 
@@ -263,6 +321,111 @@ fn only_what_can_be_read_is_scanned() {
     assert!(Readable::of(&HeaderMap::new()).is_none());
 }
 
+fn model(kind: &'static str, coding: &'static str, chunks: &[&[u8]]) -> Option<String> {
+    let headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CONTENT_ENCODING, HeaderValue::from_static(coding)),
+    ]);
+    let mut scanner = Readable::of(&headers).unwrap().with_model(true).scanner();
+    chunks.iter().for_each(|chunk| scanner.feed(chunk));
+    scanner.model().map(str::to_owned)
+}
+
+#[test]
+fn who_answered_is_found_wherever_it_is_cut() {
+    for (name, kind, body, want) in [
+        (
+            "OpenAI chat",
+            JSON,
+            r#"{"id":"c","object":"chat.completion","model":"gpt-5-2026","choices":[]}"#,
+            Some("gpt-5-2026"),
+        ),
+        (
+            "OpenAI chat, a stream without usage",
+            EVENTS,
+            "data: {\"id\":\"c\",\"model\":\"gpt-5-2026\",\"choices\":[{}]}\n\ndata: [DONE]\n\n",
+            Some("gpt-5-2026"),
+        ),
+        (
+            "Azure, a stream",
+            EVENTS,
+            "data: {\"choices\":[],\"model\":\"\"}\n\ndata: {\"choices\":[],\"model\":\"gpt-5\"}\n\n",
+            Some("gpt-5"),
+        ),
+        (
+            "OpenAI responses",
+            EVENTS,
+            "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"metadata\":{\"model\":\"mine\"},\"model\":\"gpt-5\"}}\n\n",
+            Some("gpt-5"),
+        ),
+        (
+            "Anthropic",
+            JSON,
+            r#"{"type":"message","content":[{"type":"tool_use","input":{"model":"T","response":{"model":"U"}}}],"model":"claude-x"}"#,
+            Some("claude-x"),
+        ),
+        ("Anthropic, a stream", EVENTS, ANTHROPIC_STREAM, Some("claude-x-2026")),
+        ("Gemini", JSON, "{\"candidates\": [{\"content\": {}}],\n \"modelVersion\" : \"gemini-3\"}", Some("gemini-3")),
+        ("Gemini, an array", JSON, "[{\"candidates\": [],\n \"modelVersion\": \"gemini-3\"}\n,{}]", Some("gemini-3")),
+        (
+            "Gemini, a stream",
+            EVENTS,
+            "data: {\"candidates\": [],\"modelVersion\": \"gemini-3\"}\r\n\r\n",
+            Some("gemini-3"),
+        ),
+        (
+            "embeddings",
+            JSON,
+            r#"{"data":[{"object":"embedding","embedding":[0.1,2]}],"model":"e-3","usage":{}}"#,
+            Some("e-3"),
+        ),
+        ("escapes", JSON, r#"{"mo\"del":"a","model":"meta\/llama \u0041"}"#, Some("meta/llama A")),
+        ("after a comment with quotes", EVENTS, ": it's \"{[\n\ndata: {\"model\":\"m\"}\n\n", Some("m")),
+        (
+            "what users keep there",
+            JSON,
+            r#"{"metadata":{"model":"mine"},"choices":[{"model":"x"}],"input":{"model":"y"}}"#,
+            None,
+        ),
+        ("as a value", JSON, r#"{"object":"model","message":"model","id":["model",{"a":"b"}]}"#, None),
+        ("in a string", JSON, r#"{"text":"\"model\":\"x\"","a":"{\"model\":\"y\"}"}"#, None),
+        ("no text", JSON, r#"{"model":{"model":"x"},"model":7,"model":null,"model":""}"#, None),
+        ("no name is that long", JSON, &format!(r#"{{"model":"{}"}}"#, "m".repeat(257)), None),
+        (
+            "one can be this long",
+            JSON,
+            &format!(r#"{{"model":"{}"}}"#, "m".repeat(256)),
+            Some("m".repeat(256).as_str()),
+        ),
+        ("deeper", JSON, r#"{"response":{"response":{"model":"x"}},"message":[{"model":"y"}]}"#, None),
+        ("no end", JSON, r#"{"model":"gpt-5"#, None),
+        ("no JSON", JSON, "\"model\":\"x\"", None),
+        ("nothing", EVENTS, "", None),
+    ] {
+        let body = body.as_bytes();
+        for at in 0..=body.len() {
+            let (before, after) = body.split_at(at);
+            assert_eq!(model(kind, "", &[before, after]).as_deref(), want, "{name}, cut at {at}");
+        }
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(model(kind, "", &bytes).as_deref(), want, "{name}, byte by byte");
+        assert_eq!(model(kind, "gzip", &[&encoded("gzip", body)]).as_deref(), want, "{name}, packed");
+    }
+}
+
+#[test]
+fn who_answered_is_looked_for_only_if_wanted_and_not_forever() {
+    let body = br#"{"model":"m","usage":{"prompt_tokens":5}}"#;
+    let mut scanner = scanner(JSON, "").unwrap();
+    scanner.feed(body);
+    assert_eq!((scanner.model(), tokens(scanner.usage())), (None, Some((5, 0, 0))));
+    let far = |before: usize| format!(r#"{{"a":"{}","model":"m"}}"#, "x".repeat(before));
+    assert_eq!(model(JSON, "", &[far(1000 * 1024).as_bytes()]).as_deref(), Some("m"));
+    let text = far(1100 * 1024);
+    let pieces: Vec<&[u8]> = text.as_bytes().chunks(16 * 1024).collect();
+    assert_eq!(model(JSON, "", &pieces), None);
+}
+
 proptest! {
     #[test]
     fn no_answer_breaks_the_scan(
@@ -270,13 +433,14 @@ proptest! {
         coding in proptest::sample::select(&["", "gzip", "deflate"][..]),
         chunks in proptest::collection::vec(prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..60),
-            "(\"usage\"|\"usageMetadata\"|\"prompt_tokens\"|:|,|\\{|\\}|\\[|\\]|\"|\\\\|[0-9]{1,30}|\n|\r| ){0,20}"
+            "(\"usage\"|\"usageMetadata\"|\"model\"|\"message\"|\"prompt_tokens\"|:|,|\\{|\\}|\\[|\\]|\"|\\\\|[0-9]{1,30}|\n|\r| ){0,20}"
                 .prop_map(String::into_bytes),
         ], 0..12),
     ) {
         let kind = if is_lines { EVENTS } else { JSON };
         let parts: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
         let whole = chunks.concat();
+        prop_assert_eq!(model(kind, coding, &parts), model(kind, coding, &[&whole]));
         prop_assert_eq!(read(kind, coding, &parts), read(kind, coding, &[&whole]));
         let packed = encoded("gzip", &whole);
         prop_assert_eq!(read(kind, "gzip", &[&packed]), read(kind, "", &[&whole]));

@@ -28,12 +28,13 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     let settings = config.upstreams[0].clone();
     let accounts = Arc::new(Accounts::new(&settings.name, Arc::default(), Arc::clone(&metrics), Tasks::new()));
     let connector = Arc::new(Connector::new(&settings, Ways::default()).expect("plain http needs no files"));
-    let route = Route { settings, connector, accounts };
+    let route = Arc::new(Route { settings, connector, accounts, balance_epoch: 0 });
     let (client, ()) =
         Request::builder().uri("/v1").header("x-api-key", "k").body(()).expect("it is valid").into_parts();
-    drop(route.gate(&client, b"", 8, &Client::default()));
+    let snapshot = Arc::new(Snapshot::new(config, vec![Arc::clone(&route)])).into();
+    drop(route.gate(&client, b"", &snapshot, 8, &Client::default()));
     Arc::new(Shared {
-        snapshot: Arc::new(Snapshot::new(config, vec![Arc::new(route)])).into(),
+        snapshot,
         buffers: BufferBudget::new(1, metrics.buffered_bytes.clone()),
         metrics,
         refuse_waiting: CancellationToken::new(),
