@@ -391,12 +391,13 @@ impl Event {
 }
 
 /// Several gates with one label.
-fn add(known: &mut GateView, other: &GateView) {
+pub(super) fn add(known: &mut GateView, other: &GateView) {
     known.limit = known.limit.saturating_add(other.limit);
     known.in_flight = known.in_flight.saturating_add(other.in_flight);
     known.queued = known.queued.saturating_add(other.queued);
     known.ceiling = known.ceiling.zip(other.ceiling).map(|(a, b)| a.saturating_add(b));
     known.paused = known.paused.into_iter().chain(other.paused).max_by_key(|(left, _)| *left);
+    known.quotas_spent = known.quotas_spent.saturating_add(other.quotas_spent);
 }
 
 /// What was counted most, if anything was.
