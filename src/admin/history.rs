@@ -143,20 +143,23 @@ impl History {
     pub(super) fn look(&mut self, gates: &[Arc<Gate>]) {
         let now = clock::now();
         // Gates beyond the labelled ones share theirs, and with it the counters: their gauges add up.
-        let mut found: BTreeMap<Key, (GateView, Totals)> = BTreeMap::new();
+        let mut found: BTreeMap<Key, (GateView, Totals, u32)> = BTreeMap::new();
         for gate in gates {
             let view = gate.view();
             let key = (gate.upstream().into(), gate.account().into());
             found
                 .entry(key)
-                .and_modify(|(known, _)| add(known, &view))
-                .or_insert_with(|| (view, gate.metrics.totals()));
+                .and_modify(|(known, _, first)| {
+                    add(known, &view);
+                    *first = first.saturating_add(gate.limit_at_first());
+                })
+                .or_insert_with(|| (view, gate.metrics.totals(), gate.limit_at_first()));
         }
         let mut all = Gauges::default();
-        for (key, (view, totals)) in found {
+        for (key, (view, totals, first)) in found {
             let gauges = Gauges::of(&view);
             all.add(gauges);
-            self.look_at(key, &view, gauges, totals, now);
+            self.look_at(key, &view, gauges, (totals, first), now);
         }
         self.all.now.raise(all);
         self.looks += 1;
@@ -166,10 +169,11 @@ impl History {
         }
     }
 
-    fn look_at(&mut self, key: Key, view: &GateView, gauges: Gauges, totals: Totals, now: Instant) {
+    /// `first`: where the limit began. It may have moved before the first look.
+    fn look_at(&mut self, key: Key, view: &GateView, gauges: Gauges, (totals, first): (Totals, u32), now: Instant) {
         let room = self.accounts.len() < SERIES_MAX;
         let account = self.accounts.entry(key.clone()).or_insert_with(|| Account {
-            limit: view.limit,
+            limit: first,
             series: room.then(Series::default),
             ..Account::default()
         });
@@ -427,7 +431,7 @@ mod tests {
     fn look(history: &mut History, account: &str, view: &GateView, totals: Totals) {
         let gauges = Gauges::of(view);
         history.all.now.raise(gauges);
-        history.look_at(("u".into(), account.into()), view, gauges, totals, clock::now());
+        history.look_at(("u".into(), account.into()), view, gauges, (totals, 10), clock::now());
     }
 
     fn numbers(page: &Value, column: &str) -> Vec<f64> {
@@ -494,6 +498,16 @@ mod tests {
                 "limit from 10 to 13, step by step"
             ]
         );
+    }
+
+    #[test]
+    fn what_moved_before_the_first_look_is_told_from_where_it_began() {
+        let mut history = History::default();
+        look(&mut history, "a", &view(0, 1), Totals { limit_changes: [0, 0, 0, 6, 0], ..Totals::default() });
+        look(&mut history, "b", &view(0, 18), Totals { limit_changes: [0, 1, 0, 0, 0], ..Totals::default() });
+        let page = history.page(None, 0);
+        let says = [&page["events"][0]["says"], &page["events"][1]["says"]];
+        assert_eq!(says, ["limit from 10 to 18 (growth)", "limit from 10 to 1, step by step"]);
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub struct LastRefusal {
 pub struct Gate {
     upstream: Arc<str>,
     account: Arc<str>,
+    limit_at_first: u32,
     state: Mutex<State>,
     // A copy of what the core says, for a look without the lock.
     wants_usage: AtomicBool,
@@ -138,9 +139,10 @@ impl Gate {
             remaining: Remaining::default(),
             last_used: now,
         };
+        let limit_at_first = state.core.view(now).limit;
         let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
         let balance_usd = AtomicU64::new(f64::NAN.to_bits());
-        let gate = Self { upstream, account, state, wants_usage, balance_usd, quota_news, metrics, tasks };
+        let gate = Self { upstream, account, limit_at_first, state, wants_usage, balance_usd, quota_news, metrics, tasks };
         gate.note_wants(&gate.state.lock());
         gate
     }
@@ -155,6 +157,12 @@ impl Gate {
     #[must_use]
     pub fn account(&self) -> &str {
         &self.account
+    }
+
+    /// Where its limit began.
+    #[must_use]
+    pub fn limit_at_first(&self) -> u32 {
+        self.limit_at_first
     }
 
     /// Whether it is worth knowing what requests used: tokens are counted, or a quota is spent. Only then all answers
