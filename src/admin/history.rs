@@ -35,6 +35,8 @@ const EVENTS_MAX: usize = 128;
 const ONE_MOVE: Duration = Duration::from_secs(15);
 /// Faults of one kind likewise.
 const ONE_TROUBLE: Duration = Duration::from_secs(30);
+/// Memory of the rate at which an account is served.
+const SERVED_WINDOW: f64 = 10.0;
 
 /// What the numbers of a point are, in their order.
 const COLUMNS: [&str; 19] = [
@@ -81,8 +83,39 @@ struct Account {
     counted: Totals,
     limit: u32,
     failure: Option<(&'static str, Instant)>,
+    served: Served,
     /// `None`: there were too many before it.
     series: Option<Series>,
+}
+
+/// Whole answers per second: a count that fades with [`SERVED_WINDOW`].
+#[derive(Debug, Default)]
+struct Served {
+    count: f64,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Served {
+    fn answered(&mut self, answers: u64, now: Instant) {
+        // What the first look finds was answered within a look.
+        self.first.get_or_insert(now.checked_sub(LOOK_EVERY).unwrap_or(now));
+        self.count = self.faded(now) + answers as f64;
+        self.last = Some(now);
+    }
+
+    fn faded(&self, now: Instant) -> f64 {
+        let since = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.count * (-since.as_secs_f64() / SERVED_WINDOW).exp()
+    }
+
+    fn per_second(&self, now: Instant) -> f64 {
+        // A fading count of a steady rate approaches rate × window, as far as its age has let it.
+        let age = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first)).max(LOOK_EVERY);
+        let share = 1.0 - (-age.as_secs_f64() / SERVED_WINDOW).exp();
+        let rate = self.faded(now) / (SERVED_WINDOW * share);
+        if rate < 0.01 { 0.0 } else { rate }
+    }
 }
 
 #[derive(Debug)]
@@ -182,6 +215,7 @@ impl History {
         }
         let before = std::mem::replace(&mut account.seen, totals);
         let new = account.seen.since(&before);
+        account.served.answered(new.answers(), now);
         if let Some(failure) = new.failure() {
             account.failure = Some((failure, now));
         }
@@ -238,6 +272,12 @@ impl History {
     /// The upstream's last failure, as the account saw it.
     pub(super) fn failure(&self, upstream: &str, account: &str) -> Option<(&'static str, Instant)> {
         self.accounts.get(&(upstream.into(), account.into())).and_then(|account| account.failure)
+    }
+
+    /// Whole answers per second.
+    pub(super) fn served(&self, upstream: &str, account: &str, now: Instant) -> f64 {
+        let account = self.accounts.get(&(upstream.into(), account.into()));
+        account.map_or(0.0, |account| account.served.per_second(now))
     }
 
     /// As JSON: the points of one account, or of all together, from the one with the number `since`, and all events.
@@ -508,6 +548,23 @@ mod tests {
         let page = history.page(None, 0);
         let says = [&page["events"][0]["says"], &page["events"][1]["says"]];
         assert_eq!(says, ["limit from 10 to 18 (growth)", "limit from 10 to 1, step by step"]);
+    }
+
+    #[test]
+    fn what_is_served_is_what_was_answered() {
+        let (mut served, start) = (Served::default(), clock::now());
+        assert!(served.per_second(start).abs() < f64::EPSILON);
+        for second in 0..30 {
+            served.answered(if second < 20 { 50 } else { 0 }, start + Duration::from_secs(second));
+            let rate = served.per_second(start + Duration::from_secs(second));
+            assert!(second >= 20 || (50.0..60.0).contains(&rate), "{rate} after {second} s");
+        }
+        assert!((10.0..25.0).contains(&served.per_second(start + Duration::from_secs(30))));
+        assert!(served.per_second(start + Duration::from_secs(300)).abs() < f64::EPSILON);
+        // A whole look of nothing but faults.
+        let mut history = History::default();
+        look(&mut history, "a", &view(3, 10), Totals { faults: [100; FaultKind::ALL.len()], ..Totals::default() });
+        assert!(history.served("u", "a", clock::now()).abs() < f64::EPSILON);
     }
 
     #[test]

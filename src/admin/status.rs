@@ -114,7 +114,7 @@ fn account(gates: &[Arc<Gate>], history: &History, draining: bool) -> Option<(St
         "queued": view.queued,
         "paused_seconds": view.paused.map_or(0.0, |(left, _)| left.as_secs_f64()),
         "paused_for": view.paused.map(|(_, reason)| reason.label()),
-        "served_per_second": rounded(view.drain_per_second),
+        "served_per_second": rounded(history.served(gate.upstream(), gate.account(), now)),
         "pace_per_second": pace.map(rounded),
         "delay_limit": worst.delay_limit,
         "rates": worst.rates.iter().map(rate).collect::<Vec<_>>(),
