@@ -39,7 +39,7 @@ const ONE_TROUBLE: Duration = Duration::from_secs(30);
 const SERVED_WINDOW: f64 = 10.0;
 
 /// What the numbers of a point are, in their order.
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "in_flight",
     "limit",
     "ceiling",
@@ -59,6 +59,7 @@ const COLUMNS: [&str; 19] = [
     "input_tokens",
     "output_tokens",
     "spend_usd",
+    "server_errors",
 ];
 
 /// One account, by the labels of its metrics.
@@ -82,6 +83,7 @@ struct Account {
     /// As of the last point.
     counted: Totals,
     limit: u32,
+    quota_spent: bool,
     failure: Option<(&'static str, Instant)>,
     served: Served,
     /// `None`: there were too many before it.
@@ -154,6 +156,7 @@ struct Point {
     first_byte: [f32; 2],
     tokens: [u32; 2],
     spend_usd: f32,
+    server_errors: u32,
 }
 
 #[derive(Debug)]
@@ -169,6 +172,8 @@ enum What {
     Fault { kind: FaultKind, count: u64 },
     Limit { from: u32, to: u32, reason: ChangeReason, moves: u32 },
     Pause { reason: PauseReason, left: Option<Duration> },
+    Quota { spent: bool },
+    ServerErrors { count: u64 },
 }
 
 impl History {
@@ -231,6 +236,13 @@ impl History {
         }
         for (count, kind) in new.faults.into_iter().zip(FaultKind::ALL).filter(|(count, _)| *count > 0) {
             events.push(What::Fault { kind, count });
+        }
+        if std::mem::replace(&mut account.quota_spent, view.quotas_spent > 0) != account.quota_spent {
+            events.push(What::Quota { spent: account.quota_spent });
+        }
+        let count = new.server_errors();
+        if count > 0 {
+            events.push(What::ServerErrors { count });
         }
         for what in events {
             self.happened(&key, what, now);
@@ -355,6 +367,7 @@ impl Point {
             first_byte: [0.5, 0.99].map(|share| quantile(&new.first_byte, share) as f32),
             tokens: [count(input), count(output)],
             spend_usd: new.spend_usd() as f32,
+            server_errors: count(new.server_errors()),
         }
     }
 
@@ -367,7 +380,8 @@ impl Point {
         let counts = counts.into_iter().chain(self.refusals).map(Value::from);
         // A millionth of a dollar is the least that a chart is read for.
         let spend_usd = (f64::from(self.spend_usd) * 1e6).round() / 1e6;
-        counts.chain(times).chain(self.tokens.map(Value::from)).chain([json!(spend_usd)]).collect()
+        let last = [json!(spend_usd), json!(self.server_errors)];
+        counts.chain(times).chain(self.tokens.map(Value::from)).chain(last).collect()
     }
 }
 
@@ -382,21 +396,30 @@ impl What {
             (Self::Fault { kind: a, .. }, Self::Fault { kind: b, .. }) => a == b,
             (Self::Limit { .. }, Self::Limit { .. }) => true,
             (Self::Pause { reason: a, .. }, Self::Pause { reason: b, .. }) => a == b,
-            (Self::Fault { .. } | Self::Limit { .. } | Self::Pause { .. }, _) => false,
+            (Self::ServerErrors { .. }, Self::ServerErrors { .. }) => true,
+            (
+                Self::Fault { .. }
+                | Self::Limit { .. }
+                | Self::Pause { .. }
+                | Self::Quota { .. }
+                | Self::ServerErrors { .. },
+                _,
+            ) => false,
         }
     }
 
     fn one_for(&self) -> Duration {
         match self {
-            Self::Fault { .. } => ONE_TROUBLE,
+            Self::Fault { .. } | Self::ServerErrors { .. } => ONE_TROUBLE,
             Self::Limit { .. } => ONE_MOVE,
-            Self::Pause { .. } => LOOK_EVERY,
+            Self::Pause { .. } | Self::Quota { .. } => LOOK_EVERY,
         }
     }
 
     fn go_on(&mut self, next: Self) {
         match (self, next) {
-            (Self::Fault { count, .. }, Self::Fault { count: more, .. }) => *count += more,
+            (Self::Fault { count, .. }, Self::Fault { count: more, .. })
+            | (Self::ServerErrors { count }, Self::ServerErrors { count: more }) => *count += more,
             (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, moves: more, .. }) => {
                 (*to, *reason, *moves) = (now, why, moves.saturating_add(more));
             }
@@ -409,6 +432,8 @@ impl What {
             Self::Fault { .. } => "fault",
             Self::Limit { .. } => "limit",
             Self::Pause { .. } => "pause",
+            Self::Quota { .. } => "quota",
+            Self::ServerErrors { .. } => "server_error",
         }
     }
 
@@ -421,6 +446,9 @@ impl What {
             Self::Pause { reason, left: Some(left) } => {
                 format!("paused for {:.0} s ({})", left.as_secs_f64().ceil(), reason.label())
             }
+            Self::Quota { spent: true } => "the upstream says that a quota is spent".to_owned(),
+            Self::Quota { spent: false } => "a quota that was spent is back".to_owned(),
+            Self::ServerErrors { count } => format!("{count} answered by the upstream with a server error"),
             Self::Pause { reason, left: None } => format!("paused for a moment ({})", reason.label()),
         }
     }
@@ -565,6 +593,40 @@ mod tests {
         let mut history = History::default();
         look(&mut history, "a", &view(3, 10), Totals { faults: [100; FaultKind::ALL.len()], ..Totals::default() });
         assert!(history.served("u", "a", clock::now()).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn server_errors_and_quotas_leave_a_trace() {
+        let mut history = History::default();
+        let mut totals = Totals::default();
+        let failed = |count| {
+            let account = crate::metrics::Metrics::new().account("u", "a");
+            (0..count).for_each(|_| account.attempt("failed"));
+            account.totals()
+        };
+        for _ in 0..2 {
+            totals.add(&failed(3));
+            look(&mut history, "a", &view(0, 10), totals);
+        }
+        let mut spent = view(0, 10);
+        spent.quotas_spent = 1;
+        for view in [&spent, &spent, &view(0, 10)] {
+            look(&mut history, "a", view, totals);
+        }
+        history.point();
+        let page = history.page(None, 0);
+        assert_eq!(numbers(&page, "server_errors"), [6.0]);
+        let events = page["events"].as_array().unwrap().iter();
+        let events: Vec<_> =
+            events.map(|event| (event["kind"].as_str().unwrap(), event["says"].as_str().unwrap())).collect();
+        assert_eq!(
+            events,
+            [
+                ("quota", "a quota that was spent is back"),
+                ("quota", "the upstream says that a quota is spent"),
+                ("server_error", "6 answered by the upstream with a server error"),
+            ]
+        );
     }
 
     #[test]

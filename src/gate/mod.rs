@@ -142,7 +142,8 @@ impl Gate {
         let limit_at_first = state.core.view(now).limit;
         let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
         let balance_usd = AtomicU64::new(f64::NAN.to_bits());
-        let gate = Self { upstream, account, limit_at_first, state, wants_usage, balance_usd, quota_news, metrics, tasks };
+        let gate =
+            Self { upstream, account, limit_at_first, state, wants_usage, balance_usd, quota_news, metrics, tasks };
         gate.note_wants(&gate.state.lock());
         gate
     }

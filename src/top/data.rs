@@ -97,6 +97,7 @@ impl Account {
             self.pace_per_second.map_or_else(|| "-".to_owned(), |pace| short(pace * 60.0)),
             short((one("exchanges", "complete") + one("exchanges", "upgraded")) as f64),
             short(total("refusals") as f64),
+            short(one("attempts", "failed") as f64),
             short(total("retries") as f64),
             short(total("faults") as f64),
             short(one("tokens", "input") as f64),
@@ -107,7 +108,7 @@ impl Account {
 }
 
 /// Names of [`Account::cells`].
-pub(super) const COLUMNS: [&str; 13] = [
+pub(super) const COLUMNS: [&str; 14] = [
     "in flight",
     "limit",
     "ceiling",
@@ -116,6 +117,7 @@ pub(super) const COLUMNS: [&str; 13] = [
     "rate/min",
     "answered",
     "refused",
+    "5xx",
     "retried",
     "errors",
     "tokens in",
