@@ -203,6 +203,7 @@ async fn proxy(upstream: SocketAddr) -> Result<SocketAddr> {
         routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts: Arc::new(accounts) }));
     }
     let shared = Arc::new(Shared {
+        retired: Default::default(),
         snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), routes)),
         buffers: BufferBudget::new(config.buffers.total_max_bytes, metrics.buffered_bytes.clone()),
         metrics: Arc::clone(&metrics),

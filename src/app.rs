@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     config::{Config, Limits},
-    gate::Accounts,
+    gate::{Accounts, Retired},
     metrics::Metrics,
     proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
     server::{self, Acceptors, Server, TlsError},
@@ -93,7 +93,7 @@ impl App {
         let background = Tasks::new();
         let compiler =
             Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone(), ways };
-        let snapshot = compiler.compile(Arc::clone(&config), None)?;
+        let snapshot = compiler.compile(Arc::clone(&config), None, &Retired::default())?;
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
         let traces = Traces::start(&config, &metrics)?;
@@ -101,6 +101,7 @@ impl App {
         let admin_listener = config.admin.map(|address| bind("admin", address)).transpose()?;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
+            retired: Retired::default(),
             buffers: BufferBudget::new(config.buffers.total_max_bytes, metrics.buffered_bytes.clone()),
             metrics: Arc::clone(&metrics),
             refuse_waiting: CancellationToken::new(),
@@ -156,7 +157,7 @@ impl App {
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let former = self.shared.snapshot.load_full();
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
-        let snapshot = self.compiler.compile(Arc::new(config), Some(&former))?;
+        let snapshot = self.compiler.compile(Arc::new(config), Some(&former), &self.shared.retired)?;
         // Nothing fails from here on.
         for key in self.needs_restart(&snapshot.config) {
             tracing::warn!(key, "this change needs a restart; the former value stays in force");
@@ -167,6 +168,13 @@ impl App {
         self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
         let snapshot = Arc::new(snapshot);
         self.shared.snapshot.store(Arc::clone(&snapshot));
+        let is_in = |snapshot: &Snapshot, name: &str| snapshot.routes.iter().any(|route| *route.settings.name == *name);
+        for route in snapshot.routes.iter().filter(|route| !is_in(&former, &route.settings.name)) {
+            self.shared.retired.remove(&route.settings.name);
+        }
+        for route in former.routes.iter().filter(|route| !is_in(&snapshot, &route.settings.name)) {
+            self.shared.retired.add(Arc::clone(&route.accounts));
+        }
         let balance_of = |name: &str| {
             let known = former.routes.iter().find(|route| *route.settings.name == *name)?;
             Some(&known.settings.balance)
@@ -239,7 +247,12 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn compile(&self, config: Arc<Config>, former: Option<&Snapshot>) -> Result<Snapshot, ConnectorError> {
+    fn compile(
+        &self,
+        config: Arc<Config>,
+        former: Option<&Snapshot>,
+        retired: &Retired,
+    ) -> Result<Snapshot, ConnectorError> {
         let mut routes = Vec::new();
         for settings in &config.upstreams {
             let known =
@@ -254,13 +267,11 @@ impl Compiler {
                 Some(route) if route.connector.files == connector.files => Arc::clone(&route.connector),
                 Some(_) | None => Arc::new(connector),
             };
-            let accounts = known.map_or_else(
-                || {
-                    let (metrics, tasks) = (Arc::clone(&self.metrics), self.tasks.clone());
-                    Arc::new(Accounts::new(&settings.name, Arc::clone(&self.labels), metrics, tasks))
-                },
-                |route| Arc::clone(&route.accounts),
-            );
+            let known = known.map(|route| Arc::clone(&route.accounts)).or_else(|| retired.find(&settings.name));
+            let accounts = known.unwrap_or_else(|| {
+                let (metrics, tasks) = (Arc::clone(&self.metrics), self.tasks.clone());
+                Arc::new(Accounts::new(&settings.name, Arc::clone(&self.labels), metrics, tasks))
+            });
             routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts }));
         }
         Ok(Snapshot::new(config, routes))

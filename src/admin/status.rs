@@ -13,7 +13,7 @@ use crate::{
     control::{gate::GateView, rates::RateView, signals::Dimension},
     gate::Gate,
     metrics,
-    proxy::Shared,
+    proxy::{Shared, Snapshot},
 };
 
 /// The whole page.
@@ -24,7 +24,7 @@ pub(super) fn page(shared: &Shared, history: &History) -> Value {
     // Accounts beyond the labelled ones share a label and its counters: they are one row.
     let mut accounts: Vec<(Story, GateView, Value)> = gates
         .chunk_by(|a, b| (a.upstream(), a.account()) == (b.upstream(), b.account()))
-        .filter_map(|gates| account(gates, history, !shared.is_ready()))
+        .filter_map(|gates| account(gates, history, &snapshot, !shared.is_ready()))
         .collect();
     // There may be dozens, and what is in trouble is what people look for.
     accounts.sort_by_key(|(story, ..)| story::urgency(story.state));
@@ -60,7 +60,12 @@ pub(super) fn page(shared: &Shared, history: &History) -> Value {
 }
 
 /// What the gates of one label do together. The story is that of the one that is worst off.
-fn account(gates: &[Arc<Gate>], history: &History, draining: bool) -> Option<(Story, GateView, Value)> {
+fn account(
+    gates: &[Arc<Gate>],
+    history: &History,
+    snapshot: &Snapshot,
+    draining: bool,
+) -> Option<(Story, GateView, Value)> {
     let now = clock::now();
     let told = gates.iter().map(|gate| {
         let (view, refusal) = (gate.view(), gate.last_refusal());
@@ -80,6 +85,9 @@ fn account(gates: &[Arc<Gate>], history: &History, draining: bool) -> Option<(St
     let mut story = story.clone();
     if told.len() > 1 && story.state != "idle" {
         story.says = format!("{} (one of {} accounts)", story.says, told.len());
+    }
+    if !snapshot.routes.iter().any(|route| *route.settings.name == *gate.upstream()) {
+        story.says.push_str("; this upstream is no longer configured");
     }
     let mut view = told.first().map(|(_, view, _)| view.clone())?;
     for (_, other, _) in told.iter().skip(1) {

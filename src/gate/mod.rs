@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use permit::Permit;
-pub use registry::{Accounts, LastAccount, Newcomer};
+pub use registry::{Accounts, LastAccount, Newcomer, Retired};
 
 /// The timer's own grain. A time that has passed already would spin, and one that is earlier by less is no news.
 const GRAIN: Duration = Duration::from_millis(1);

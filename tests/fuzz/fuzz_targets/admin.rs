@@ -33,6 +33,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
         Request::builder().uri("/v1").header("x-api-key", "k").body(()).expect("it is valid").into_parts();
     drop(route.gate(&client, b"", 8, &Client::default()));
     Arc::new(Shared {
+        retired: Default::default(),
         snapshot: Arc::new(Snapshot::new(config, vec![Arc::new(route)])).into(),
         buffers: BufferBudget::new(1, metrics.buffered_bytes.clone()),
         metrics,
