@@ -86,8 +86,8 @@ pub(super) fn page(frame: &mut Frame<'_>, url: &str, seen: &Seen, row: usize, go
     header(frame, head, url, seen, row, gone, paint);
     table_of(frame, table, &seen.status, row, paint);
     if charts > 0 {
-        let of = seen.status.accounts.get(row.wrapping_sub(1));
-        let of = of.map_or_else(|| "all accounts".to_owned(), |of| clean(&format!("{} {}", of.upstream, of.account)));
+        let of = seen.of.as_ref();
+        let of = of.map_or_else(|| "all accounts".to_owned(), |of| clean(&format!("{} {}", of.0, of.1)));
         sparks(frame, past, &of, &seen.history, paint);
     }
     if events > 0 {
@@ -293,7 +293,11 @@ mod tests {
             "step_seconds": 5, "points_max": 180, "columns": ["in_flight", "queued", "wait_p99"], "points": points,
             "events": [{ "at_ms": 0, "upstream": "openai", "account": "a", "kind": "limit", "says": "limit from 10 to 50 (growth)" }],
         });
-        Seen { status: serde_json::from_value(status).unwrap(), history: serde_json::from_value(history).unwrap() }
+        Seen {
+            status: serde_json::from_value(status).unwrap(),
+            of: (accounts > 0).then(|| ("openai".to_owned(), "00000000".to_owned())),
+            history: serde_json::from_value(history).unwrap(),
+        }
     }
 
     fn text(width: u16, height: u16, accounts: usize, colour: bool) -> (String, bool) {
@@ -368,6 +372,16 @@ mod tests {
         let text = table(160, "openai");
         assert!(text.contains("openai 00000000: 2 in flight, 50 allowed"), "{text}");
         assert!(!text.contains("is held back by"), "{text}");
+    }
+
+    #[test]
+    fn the_chosen_account_stays_chosen_when_rows_change_places() {
+        let mut status = seen(3).status;
+        let chosen = status.name_of(1);
+        status.accounts.rotate_left(1);
+        assert_eq!((status.row_of(chosen.as_ref()), status.row_of(status.name_of(0).as_ref())), (3, 0));
+        status.accounts.pop();
+        assert_eq!(status.row_of(chosen.as_ref()), 0, "it is gone");
     }
 
     #[test]
