@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{config::defaults, remote::Remote};
+use crate::{config::defaults, remote::Remote, telemetry};
 use data::{History, Status, clean};
 
 /// Arguments of `tidegate top`.
@@ -62,6 +62,9 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     }
     if !io::stdout().is_terminal() {
         anyhow::bail!("standard output is no terminal; --once prints a plain table");
+    }
+    if !telemetry::can_steer() {
+        anyhow::bail!("this terminal (TERM=dumb) cannot be drawn on; --once prints a plain table");
     }
     let (url, (choice, chosen), (sender, news)) = (remote.url(), watch::channel(None), mpsc::channel());
     keep_asking(runtime, remote, chosen, sender).context("cannot watch for signals")?;

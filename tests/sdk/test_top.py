@@ -135,6 +135,17 @@ def test_a_port_that_hangs_keeps_nobody(stack):
         os.kill(running.proxy.process.pid, signal.SIGCONT)
 
 
+def test_a_terminal_that_takes_no_escapes_gets_none(stack):
+    running = stack(["--ceiling", "4"])
+    terminal = Terminal("top", "--admin", running.admin, TERM="dumb")
+    assert terminal.ended() == 1
+    assert "--once prints a plain table" in terminal.seen and "\x1b" not in terminal.seen
+    terminal = Terminal("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "off", TERM="dumb")
+    terminal.until("tidegate ready")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ended() == 0 and "\x1b" not in terminal.seen, terminal.seen
+
+
 def test_nobody_to_ask_is_one_line():
     for args, words in [
         (["--admin", "http://127.0.0.1:1"], "cannot connect to http://127.0.0.1:1 ("),
