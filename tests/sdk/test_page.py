@@ -134,6 +134,7 @@ def test_under_load_everything_is_drawn(stack):
     for name, shows in told["shots"].items():
         assert shows["wider"] == 0, f"{name} scrolls sideways"
         assert len(shows["accounts"]) == 2 and shows["events"], name
+        assert "ceiling at most –" in shows["charts"][0], "nobody knows of one"
         # In flight, waiting, answers, both times and tokens have lines.
         # The last is of money, and there are no prices.
         assert [index for index, drawn in enumerate(shows["drawn"]) if drawn > 20] == [0, 1, 2, 4, 5, 6], (name, shows["drawn"])
