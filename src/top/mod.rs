@@ -83,7 +83,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// `account`: whose past is wanted; `None`: that of all together.
+    /// `of`: whose past is wanted; `None`: that of all together.
     async fn ask(remote: &Remote, of: Choice) -> anyhow::Result<Self> {
         let past = of.as_ref().map_or_else(
             || "/history".to_owned(),
@@ -197,10 +197,6 @@ fn watch(
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
                     chosen.press(key, seen.status.accounts.len());
-                    choice.send_if_modified(|choice| {
-                        let now = seen.status.name_of(chosen.row);
-                        std::mem::replace(choice, now.clone()) != now
-                    });
                 }
                 Event::FocusGained
                 | Event::FocusLost
@@ -225,5 +221,11 @@ fn watch(
         if chosen.end {
             return Ok(());
         }
+        let now = seen.status.name_of(chosen.row);
+        choice.send_if_modified(|choice| {
+            let changed = *choice != now;
+            *choice = now;
+            changed
+        });
     }
 }
