@@ -135,7 +135,9 @@ impl Chosen {
 
 /// What the asking thread says.
 enum News {
-    Seen(anyhow::Result<Seen>),
+    Seen(Box<Seen>),
+    /// It did not answer, or not properly.
+    Gone(anyhow::Error),
     /// A signal came.
     End,
 }
@@ -161,7 +163,8 @@ fn keep_asking(
             // The first look has been taken already.
             drop(tokio::time::timeout(LOOK_EVERY, choice.changed()).await);
             let of = choice.borrow_and_update().clone();
-            if news.send(News::Seen(Seen::ask(&remote, of).await)).is_err() {
+            let heard = Seen::ask(&remote, of).await.map_or_else(News::Gone, |seen| News::Seen(Box::new(seen)));
+            if news.send(heard).is_err() {
                 return;
             }
         }
@@ -210,11 +213,11 @@ fn watch(
         for news in news.try_iter() {
             stale = true;
             match news {
-                News::Seen(Ok(now)) => {
+                News::Seen(now) => {
                     chosen.row = now.status.row_of(seen.status.name_of(chosen.row).as_ref());
-                    (seen, gone) = (now, None);
+                    (seen, gone) = (*now, None);
                 }
-                News::Seen(Err(error)) => gone = Some(format!("{error:#}")),
+                News::Gone(error) => gone = Some(format!("{error:#}")),
                 News::End => chosen.end = true,
             }
         }
