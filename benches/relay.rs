@@ -208,6 +208,7 @@ async fn proxy(upstream: SocketAddr) -> Result<SocketAddr> {
         }));
     }
     let shared = Arc::new(Shared {
+        retired: Default::default(),
         snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), routes)),
         buffers: BufferBudget::new(config.buffers.total_max_bytes, metrics.buffered_bytes.clone()),
         metrics: Arc::clone(&metrics),

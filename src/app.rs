@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     config::{Config, Limits},
-    gate::Accounts,
+    gate::{Accounts, Retired},
     metrics::Metrics,
     proxy::{BufferBudget, Engine, Route, Shared, Snapshot},
     server::{self, Acceptors, Server, TlsError},
@@ -91,9 +91,14 @@ impl App {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let background = Tasks::new();
-        let compiler =
-            Compiler { metrics: Arc::clone(&metrics), labels: Arc::default(), tasks: background.clone(), ways };
-        let snapshot = compiler.compile(Arc::clone(&config), None)?;
+        let compiler = Compiler {
+            metrics: Arc::clone(&metrics),
+            labels: Arc::default(),
+            tasks: background.clone(),
+            ways,
+            balance_epochs: AtomicU64::default(),
+        };
+        let snapshot = compiler.compile(Arc::clone(&config), None, &Retired::default())?;
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
         let traces = Traces::start(&config, &metrics)?;
@@ -101,6 +106,7 @@ impl App {
         let admin_listener = config.admin.map(|address| bind("admin", address)).transpose()?;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
+            retired: Retired::default(),
             buffers: BufferBudget::new(config.buffers.total_max_bytes, metrics.buffered_bytes.clone()),
             metrics: Arc::clone(&metrics),
             refuse_waiting: CancellationToken::new(),
@@ -156,7 +162,7 @@ impl App {
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let former = self.shared.snapshot.load_full();
         let tls = config.tls.as_ref().map(server::tls_config).transpose()?;
-        let snapshot = self.compiler.compile(Arc::new(config), Some(&former))?;
+        let snapshot = self.compiler.compile(Arc::new(config), Some(&former), &self.shared.retired)?;
         // Nothing fails from here on.
         for key in self.needs_restart(&snapshot.config) {
             tracing::warn!(key, "this change needs a restart; the former value stays in force");
@@ -167,6 +173,13 @@ impl App {
         self.shared.buffers.set_max(snapshot.config.buffers.total_max_bytes);
         let snapshot = Arc::new(snapshot);
         self.shared.snapshot.store(Arc::clone(&snapshot));
+        let is_in = |snapshot: &Snapshot, name: &str| snapshot.routes.iter().any(|route| *route.settings.name == *name);
+        for route in snapshot.routes.iter().filter(|route| !is_in(&former, &route.settings.name)) {
+            self.shared.retired.remove(&route.settings.name);
+        }
+        for route in former.routes.iter().filter(|route| !is_in(&snapshot, &route.settings.name)) {
+            self.shared.retired.add(Arc::clone(&route.accounts));
+        }
         // After the swap, so that no gate is made with the former settings meanwhile.
         for route in &snapshot.routes {
             for (credential, gate) in route.accounts.entries() {
@@ -229,10 +242,17 @@ struct Compiler {
     labels: Arc<Mutex<HashSet<String>>>,
     tasks: Tasks,
     ways: Ways,
+    /// Of the next configuration that asks for a balance in another way, or anew.
+    balance_epochs: AtomicU64,
 }
 
 impl Compiler {
-    fn compile(&self, config: Arc<Config>, former: Option<&Snapshot>) -> Result<Snapshot, ConnectorError> {
+    fn compile(
+        &self,
+        config: Arc<Config>,
+        former: Option<&Snapshot>,
+        retired: &Retired,
+    ) -> Result<Snapshot, ConnectorError> {
         let mut routes = Vec::new();
         for settings in &config.upstreams {
             let known =
@@ -247,15 +267,15 @@ impl Compiler {
                 Some(route) if route.connector.files == connector.files => Arc::clone(&route.connector),
                 Some(_) | None => Arc::new(connector),
             };
-            let accounts = known.map_or_else(
-                || {
-                    let (metrics, tasks) = (Arc::clone(&self.metrics), self.tasks.clone());
-                    Arc::new(Accounts::new(&settings.name, Arc::clone(&self.labels), metrics, tasks))
-                },
-                |route| Arc::clone(&route.accounts),
-            );
-            let balance_epoch =
-                known.map_or(0, |route| route.balance_epoch + u64::from(route.settings.balance != settings.balance));
+            let balance_epoch = match known {
+                Some(route) if route.settings.balance == settings.balance => route.balance_epoch,
+                Some(_) | None => self.balance_epochs.fetch_add(1, Ordering::Relaxed),
+            };
+            let known = known.map(|route| Arc::clone(&route.accounts)).or_else(|| retired.find(&settings.name));
+            let accounts = known.unwrap_or_else(|| {
+                let (metrics, tasks) = (Arc::clone(&self.metrics), self.tasks.clone());
+                Arc::new(Accounts::new(&settings.name, Arc::clone(&self.labels), metrics, tasks))
+            });
             routes.push(Arc::new(Route { settings: settings.clone(), connector, accounts, balance_epoch }));
         }
         Ok(Snapshot::new(config, routes))

@@ -54,7 +54,7 @@ pub fn start(format: Option<LogFormat>, level: LogLevel) {
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
         LogFormat::Text => {
-            let colour = seen && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let colour = seen && can_steer() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             builder.with_ansi(colour).try_init()
         }
     };
@@ -62,6 +62,12 @@ pub fn start(format: Option<LogFormat>, level: LogLevel) {
         tracing::debug!("logging was started before");
     }
     panic::set_hook(Box::new(log_panic));
+}
+
+/// Whether the terminal takes escape sequences.
+#[must_use]
+pub fn can_steer() -> bool {
+    std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
 }
 
 /// A panic is a line of the log like any other, in the format that was asked for.

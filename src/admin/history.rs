@@ -35,9 +35,11 @@ const EVENTS_MAX: usize = 128;
 const ONE_MOVE: Duration = Duration::from_secs(15);
 /// Faults of one kind likewise.
 const ONE_TROUBLE: Duration = Duration::from_secs(30);
+/// Memory of the rate at which an account is served.
+const SERVED_WINDOW: f64 = 10.0;
 
 /// What the numbers of a point are, in their order.
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "in_flight",
     "limit",
     "ceiling",
@@ -57,6 +59,7 @@ const COLUMNS: [&str; 19] = [
     "input_tokens",
     "output_tokens",
     "spend_usd",
+    "server_errors",
 ];
 
 /// One account, by the labels of its metrics.
@@ -80,9 +83,41 @@ struct Account {
     /// As of the last point.
     counted: Totals,
     limit: u32,
+    quota_spent: bool,
     failure: Option<(&'static str, Instant)>,
+    served: Served,
     /// `None`: there were too many before it.
     series: Option<Series>,
+}
+
+/// Whole answers per second: a count that fades with [`SERVED_WINDOW`].
+#[derive(Debug, Default)]
+struct Served {
+    count: f64,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Served {
+    fn answered(&mut self, answers: u64, now: Instant) {
+        // What the first look finds was answered within a look.
+        self.first.get_or_insert(now.checked_sub(LOOK_EVERY).unwrap_or(now));
+        self.count = self.faded(now) + answers as f64;
+        self.last = Some(now);
+    }
+
+    fn faded(&self, now: Instant) -> f64 {
+        let since = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.count * (-since.as_secs_f64() / SERVED_WINDOW).exp()
+    }
+
+    fn per_second(&self, now: Instant) -> f64 {
+        // A fading count of a steady rate approaches rate × window, as far as its age has let it.
+        let age = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first)).max(LOOK_EVERY);
+        let share = 1.0 - (-age.as_secs_f64() / SERVED_WINDOW).exp();
+        let rate = self.faded(now) / (SERVED_WINDOW * share);
+        if rate < 0.01 { 0.0 } else { rate }
+    }
 }
 
 #[derive(Debug)]
@@ -121,6 +156,7 @@ struct Point {
     first_byte: [f32; 2],
     tokens: [u32; 2],
     spend_usd: f32,
+    server_errors: u32,
 }
 
 #[derive(Debug)]
@@ -136,6 +172,8 @@ enum What {
     Fault { kind: FaultKind, count: u64 },
     Limit { from: u32, to: u32, reason: ChangeReason, moves: u32 },
     Pause { reason: PauseReason, left: Option<Duration> },
+    Quota { spent: bool },
+    ServerErrors { count: u64 },
 }
 
 impl History {
@@ -143,20 +181,23 @@ impl History {
     pub(super) fn look(&mut self, gates: &[Arc<Gate>]) {
         let now = clock::now();
         // Gates beyond the labelled ones share theirs, and with it the counters: their gauges add up.
-        let mut found: BTreeMap<Key, (GateView, Totals)> = BTreeMap::new();
+        let mut found: BTreeMap<Key, (GateView, Totals, u32)> = BTreeMap::new();
         for gate in gates {
             let view = gate.view();
             let key = (gate.upstream().into(), gate.account().into());
             found
                 .entry(key)
-                .and_modify(|(known, _)| add(known, &view))
-                .or_insert_with(|| (view, gate.metrics.totals()));
+                .and_modify(|(known, _, first)| {
+                    add(known, &view);
+                    *first = first.saturating_add(gate.limit_at_first());
+                })
+                .or_insert_with(|| (view, gate.metrics.totals(), gate.limit_at_first()));
         }
         let mut all = Gauges::default();
-        for (key, (view, totals)) in found {
+        for (key, (view, totals, first)) in found {
             let gauges = Gauges::of(&view);
             all.add(gauges);
-            self.look_at(key, &view, gauges, totals, now);
+            self.look_at(key, &view, gauges, (totals, first), now);
         }
         self.all.now.raise(all);
         self.looks += 1;
@@ -166,10 +207,11 @@ impl History {
         }
     }
 
-    fn look_at(&mut self, key: Key, view: &GateView, gauges: Gauges, totals: Totals, now: Instant) {
+    /// `first`: where the limit began. It may have moved before the first look.
+    fn look_at(&mut self, key: Key, view: &GateView, gauges: Gauges, (totals, first): (Totals, u32), now: Instant) {
         let room = self.accounts.len() < SERIES_MAX;
         let account = self.accounts.entry(key.clone()).or_insert_with(|| Account {
-            limit: view.limit,
+            limit: first,
             series: room.then(Series::default),
             ..Account::default()
         });
@@ -178,6 +220,7 @@ impl History {
         }
         let before = std::mem::replace(&mut account.seen, totals);
         let new = account.seen.since(&before);
+        account.served.answered(new.answers(), now);
         if let Some(failure) = new.failure() {
             account.failure = Some((failure, now));
         }
@@ -193,6 +236,13 @@ impl History {
         }
         for (count, kind) in new.faults.into_iter().zip(FaultKind::ALL).filter(|(count, _)| *count > 0) {
             events.push(What::Fault { kind, count });
+        }
+        if std::mem::replace(&mut account.quota_spent, view.quotas_spent > 0) != account.quota_spent {
+            events.push(What::Quota { spent: account.quota_spent });
+        }
+        let count = new.server_errors();
+        if count > 0 {
+            events.push(What::ServerErrors { count });
         }
         for what in events {
             self.happened(&key, what, now);
@@ -234,6 +284,12 @@ impl History {
     /// The upstream's last failure, as the account saw it.
     pub(super) fn failure(&self, upstream: &str, account: &str) -> Option<(&'static str, Instant)> {
         self.accounts.get(&(upstream.into(), account.into())).and_then(|account| account.failure)
+    }
+
+    /// Whole answers per second.
+    pub(super) fn served(&self, upstream: &str, account: &str, now: Instant) -> f64 {
+        let account = self.accounts.get(&(upstream.into(), account.into()));
+        account.map_or(0.0, |account| account.served.per_second(now))
     }
 
     /// As JSON: the points of one account, or of all together, from the one with the number `since`, and all events.
@@ -311,6 +367,7 @@ impl Point {
             first_byte: [0.5, 0.99].map(|share| quantile(&new.first_byte, share) as f32),
             tokens: [count(input), count(output)],
             spend_usd: new.spend_usd() as f32,
+            server_errors: count(new.server_errors()),
         }
     }
 
@@ -323,7 +380,8 @@ impl Point {
         let counts = counts.into_iter().chain(self.refusals).map(Value::from);
         // A millionth of a dollar is the least that a chart is read for.
         let spend_usd = (f64::from(self.spend_usd) * 1e6).round() / 1e6;
-        counts.chain(times).chain(self.tokens.map(Value::from)).chain([json!(spend_usd)]).collect()
+        let last = [json!(spend_usd), json!(self.server_errors)];
+        counts.chain(times).chain(self.tokens.map(Value::from)).chain(last).collect()
     }
 }
 
@@ -338,21 +396,30 @@ impl What {
             (Self::Fault { kind: a, .. }, Self::Fault { kind: b, .. }) => a == b,
             (Self::Limit { .. }, Self::Limit { .. }) => true,
             (Self::Pause { reason: a, .. }, Self::Pause { reason: b, .. }) => a == b,
-            (Self::Fault { .. } | Self::Limit { .. } | Self::Pause { .. }, _) => false,
+            (Self::ServerErrors { .. }, Self::ServerErrors { .. }) => true,
+            (
+                Self::Fault { .. }
+                | Self::Limit { .. }
+                | Self::Pause { .. }
+                | Self::Quota { .. }
+                | Self::ServerErrors { .. },
+                _,
+            ) => false,
         }
     }
 
     fn one_for(&self) -> Duration {
         match self {
-            Self::Fault { .. } => ONE_TROUBLE,
+            Self::Fault { .. } | Self::ServerErrors { .. } => ONE_TROUBLE,
             Self::Limit { .. } => ONE_MOVE,
-            Self::Pause { .. } => LOOK_EVERY,
+            Self::Pause { .. } | Self::Quota { .. } => LOOK_EVERY,
         }
     }
 
     fn go_on(&mut self, next: Self) {
         match (self, next) {
-            (Self::Fault { count, .. }, Self::Fault { count: more, .. }) => *count += more,
+            (Self::Fault { count, .. }, Self::Fault { count: more, .. })
+            | (Self::ServerErrors { count }, Self::ServerErrors { count: more }) => *count += more,
             (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, moves: more, .. }) => {
                 (*to, *reason, *moves) = (now, why, moves.saturating_add(more));
             }
@@ -365,6 +432,8 @@ impl What {
             Self::Fault { .. } => "fault",
             Self::Limit { .. } => "limit",
             Self::Pause { .. } => "pause",
+            Self::Quota { .. } => "quota",
+            Self::ServerErrors { .. } => "server_error",
         }
     }
 
@@ -377,6 +446,9 @@ impl What {
             Self::Pause { reason, left: Some(left) } => {
                 format!("paused for {:.0} s ({})", left.as_secs_f64().ceil(), reason.label())
             }
+            Self::Quota { spent: true } => "the upstream says that a quota is spent".to_owned(),
+            Self::Quota { spent: false } => "a quota that was spent is back".to_owned(),
+            Self::ServerErrors { count } => format!("{count} answered by the upstream with a server error"),
             Self::Pause { reason, left: None } => format!("paused for a moment ({})", reason.label()),
         }
     }
@@ -391,12 +463,13 @@ impl Event {
 }
 
 /// Several gates with one label.
-fn add(known: &mut GateView, other: &GateView) {
+pub(super) fn add(known: &mut GateView, other: &GateView) {
     known.limit = known.limit.saturating_add(other.limit);
     known.in_flight = known.in_flight.saturating_add(other.in_flight);
     known.queued = known.queued.saturating_add(other.queued);
     known.ceiling = known.ceiling.zip(other.ceiling).map(|(a, b)| a.saturating_add(b));
     known.paused = known.paused.into_iter().chain(other.paused).max_by_key(|(left, _)| *left);
+    known.quotas_spent = known.quotas_spent.saturating_add(other.quotas_spent);
 }
 
 /// What was counted most, if anything was.
@@ -427,7 +500,7 @@ mod tests {
     fn look(history: &mut History, account: &str, view: &GateView, totals: Totals) {
         let gauges = Gauges::of(view);
         history.all.now.raise(gauges);
-        history.look_at(("u".into(), account.into()), view, gauges, totals, clock::now());
+        history.look_at(("u".into(), account.into()), view, gauges, (totals, 10), clock::now());
     }
 
     fn numbers(page: &Value, column: &str) -> Vec<f64> {
@@ -492,6 +565,67 @@ mod tests {
                 "6 answered by Tidegate itself: queue_full",
                 "limit moved, back at 10 (moves: 2)",
                 "limit from 10 to 13, step by step"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_moved_before_the_first_look_is_told_from_where_it_began() {
+        let mut history = History::default();
+        look(&mut history, "a", &view(0, 1), Totals { limit_changes: [0, 0, 0, 6, 0], ..Totals::default() });
+        look(&mut history, "b", &view(0, 18), Totals { limit_changes: [0, 1, 0, 0, 0], ..Totals::default() });
+        let page = history.page(None, 0);
+        let says = [&page["events"][0]["says"], &page["events"][1]["says"]];
+        assert_eq!(says, ["limit from 10 to 18 (growth)", "limit from 10 to 1, step by step"]);
+    }
+
+    #[test]
+    fn what_is_served_is_what_was_answered() {
+        let (mut served, start) = (Served::default(), clock::now());
+        assert!(served.per_second(start).abs() < f64::EPSILON);
+        for second in 0..30 {
+            served.answered(if second < 20 { 50 } else { 0 }, start + Duration::from_secs(second));
+            let rate = served.per_second(start + Duration::from_secs(second));
+            assert!(second >= 20 || (50.0..60.0).contains(&rate), "{rate} after {second} s");
+        }
+        assert!((10.0..25.0).contains(&served.per_second(start + Duration::from_secs(30))));
+        assert!(served.per_second(start + Duration::from_secs(300)).abs() < f64::EPSILON);
+        // A whole look of nothing but faults.
+        let mut history = History::default();
+        look(&mut history, "a", &view(3, 10), Totals { faults: [100; FaultKind::ALL.len()], ..Totals::default() });
+        assert!(history.served("u", "a", clock::now()).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn server_errors_and_quotas_leave_a_trace() {
+        let mut history = History::default();
+        let mut totals = Totals::default();
+        let failed = |count| {
+            let account = crate::metrics::Metrics::new().account("u", "a");
+            (0..count).for_each(|_| account.attempt("failed"));
+            account.totals()
+        };
+        for _ in 0..2 {
+            totals.add(&failed(3));
+            look(&mut history, "a", &view(0, 10), totals);
+        }
+        let mut spent = view(0, 10);
+        spent.quotas_spent = 1;
+        for view in [&spent, &spent, &view(0, 10)] {
+            look(&mut history, "a", view, totals);
+        }
+        history.point();
+        let page = history.page(None, 0);
+        assert_eq!(numbers(&page, "server_errors"), [6.0]);
+        let events = page["events"].as_array().unwrap().iter();
+        let events: Vec<_> =
+            events.map(|event| (event["kind"].as_str().unwrap(), event["says"].as_str().unwrap())).collect();
+        assert_eq!(
+            events,
+            [
+                ("quota", "a quota that was spent is back"),
+                ("quota", "the upstream says that a quota is spent"),
+                ("server_error", "6 answered by the upstream with a server error"),
             ]
         );
     }

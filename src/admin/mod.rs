@@ -149,13 +149,13 @@ impl Admin {
 
     fn metrics(&self) -> String {
         let snapshot = self.shared.snapshot.load();
-        let accounts: Vec<_> = snapshot.accounts().collect();
-        let seen = accounts.iter().map(|(route, gate)| metrics::Seen {
+        let gates = self.shared.gates();
+        let seen = gates.iter().map(|gate| metrics::Seen {
             upstream: gate.upstream(),
             account: gate.account(),
             view: gate.view(),
             remaining: gate.remaining(),
-            balance_usd: route.balance_usd(gate),
+            balance_usd: snapshot.balance_usd(gate),
         });
         self.shared.metrics.render(seen) + &metrics::process()
     }

@@ -78,6 +78,16 @@ pub(super) fn tell(facts: &Facts<'_>) -> Story {
     story("limit", format!("{why}: {} of {allowed} in flight{}", view.in_flight, waiting(view)))
 }
 
+/// Which accounts are shown first: those in trouble, then those that are held back. Coarse, so that rows do not change
+/// places all the time.
+pub(super) fn urgency(state: &str) -> u8 {
+    match state {
+        "upstream" | "quota" | "paused" => 0,
+        "rate" | "ceiling" | "limit" => 1,
+        _ => 2,
+    }
+}
+
 /// How all accounts together are, by the state of the one that is worst off.
 pub(super) fn overall(ready: bool, states: &[&'static str]) -> Story {
     if !ready {
@@ -86,19 +96,25 @@ pub(super) fn overall(ready: bool, states: &[&'static str]) -> Story {
             says: "Shutting down: what runs is finished, nothing new is taken".to_owned(),
         };
     }
-    let words = [
-        ("upstream", "An upstream is in trouble"),
-        ("quota", "A quota is spent"),
-        ("paused", "Paused by an upstream"),
-        ("rate", "Working as fast as the rate limits allow"),
-        ("ceiling", "Working at the ceiling"),
-        ("limit", "Working at the limit that was found"),
-        ("flowing", "Healthy: nothing holds it back"),
-    ];
-    let worst = words.into_iter().find(|(state, _)| states.contains(state));
+    let worst = WORST_FIRST.into_iter().find(|(state, _)| states.contains(state));
     let (state, says) = worst.unwrap_or(("idle", "Healthy: idle"));
     Story { state, says: says.to_owned() }
 }
+
+/// Where a state stands among all, the worst first.
+pub(super) fn rank(state: &str) -> usize {
+    WORST_FIRST.iter().position(|(known, _)| *known == state).unwrap_or(WORST_FIRST.len())
+}
+
+const WORST_FIRST: [(&str, &str); 7] = [
+    ("upstream", "An upstream is in trouble"),
+    ("quota", "A quota is spent"),
+    ("paused", "Paused by an upstream"),
+    ("rate", "Working as fast as the rate limits allow"),
+    ("ceiling", "Working at the ceiling"),
+    ("limit", "Working at the limit that was found"),
+    ("flowing", "Healthy: nothing holds it back"),
+];
 
 fn paused(view: &GateView, left: Duration, reason: PauseReason) -> String {
     let left = time_text(left);
@@ -331,6 +347,10 @@ mod tests {
         ] {
             assert_eq!(overall(ready, states).state, want, "{states:?}");
         }
+        let mut states = ["idle", "limit", "flowing", "paused", "draining", "quota", "rate", "upstream", "ceiling"];
+        states.sort_by_key(|state| (urgency(state), rank(state)));
+        let by_rank = states.map(rank);
+        assert!(by_rank.is_sorted(), "both orders agree: {states:?}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use permit::Permit;
-pub use registry::{Accounts, LastAccount, Newcomer};
+pub use registry::{Accounts, LastAccount, Newcomer, Retired};
 
 /// The timer's own grain. A time that has passed already would spin, and one that is earlier by less is no news.
 const GRAIN: Duration = Duration::from_millis(1);
@@ -91,6 +91,7 @@ pub struct LastRefusal {
 pub struct Gate {
     upstream: Arc<str>,
     account: Arc<str>,
+    limit_at_first: u32,
     state: Mutex<State>,
     // A copy of what the core says, for a look without the lock.
     wants_usage: AtomicBool,
@@ -146,8 +147,9 @@ impl Gate {
             balance: None,
             last_used: now,
         };
+        let limit_at_first = state.core.view(now).limit;
         let (state, wants_usage, quota_news) = (Mutex::new(state), AtomicBool::default(), Notify::new());
-        let gate = Self { upstream, account, state, wants_usage, quota_news, metrics, tasks };
+        let gate = Self { upstream, account, limit_at_first, state, wants_usage, quota_news, metrics, tasks };
         gate.note_wants(&gate.state.lock());
         gate
     }
@@ -162,6 +164,12 @@ impl Gate {
     #[must_use]
     pub fn account(&self) -> &str {
         &self.account
+    }
+
+    /// Where its limit began.
+    #[must_use]
+    pub fn limit_at_first(&self) -> u32 {
+        self.limit_at_first
     }
 
     /// Whether it is worth knowing what requests used: tokens are counted, or a quota is spent. Only then all answers

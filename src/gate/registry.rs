@@ -125,6 +125,13 @@ impl Accounts {
         self.gates.read().known.values().map(|known| (known.credential, Arc::clone(&known.gate))).collect()
     }
 
+    /// Gates that somebody is in, on the way to or from.
+    fn in_use(&self) -> Vec<Arc<Gate>> {
+        let gates = self.gates.read();
+        let held = gates.known.values().filter(|known| Arc::strong_count(&known.gate) > 1);
+        held.map(|known| Arc::clone(&known.gate)).collect()
+    }
+
     fn claim(&self, label: String) -> String {
         let mut labels = self.labels.lock();
         if labels.contains(&label) {
@@ -135,6 +142,42 @@ impl Accounts {
         }
         labels.insert(label.clone());
         label
+    }
+}
+
+/// The accounts of upstreams that are no longer configured. Exchanges that began before go on, and are shown until they
+/// end.
+#[derive(Debug, Default)]
+pub struct Retired(Mutex<Vec<Arc<Accounts>>>);
+
+impl Retired {
+    /// These are no longer configured.
+    pub fn add(&self, accounts: Arc<Accounts>) {
+        self.0.lock().push(accounts);
+    }
+
+    /// Those of an upstream that is configured again: what still runs there counts.
+    #[must_use]
+    pub fn find(&self, upstream: &str) -> Option<Arc<Accounts>> {
+        self.0.lock().iter().find(|accounts| *accounts.upstream == *upstream).map(Arc::clone)
+    }
+
+    /// They are configured again.
+    pub fn remove(&self, upstream: &str) {
+        self.0.lock().retain(|accounts| *accounts.upstream != *upstream);
+    }
+
+    /// Gates that are still in use.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<Arc<Gate>> {
+        let mut found = Vec::new();
+        self.0.lock().retain(|accounts| {
+            let before = found.len();
+            found.extend(accounts.in_use());
+            // Somebody who holds them may be about to enter a gate.
+            found.len() > before || Arc::strong_count(accounts) > 1
+        });
+        found
     }
 }
 

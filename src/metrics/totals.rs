@@ -103,6 +103,12 @@ impl Totals {
         ended.filter(|(_, end)| matches!(end, End::Complete | End::Upgraded)).map(|(count, _)| count).sum()
     }
 
+    /// Attempts that were answered with a server error, passed on or not.
+    #[must_use]
+    pub fn server_errors(&self) -> u64 {
+        OUTCOMES.iter().zip(self.attempts).filter(|(known, _)| **known == "failed").map(|(_, count)| count).sum()
+    }
+
     /// Dollars spent.
     #[must_use]
     pub fn spend_usd(&self) -> f64 {

@@ -37,7 +37,7 @@ use crate::{
     clock,
     config::Trace,
     fault::Fault,
-    gate::Gate,
+    gate::{Gate, Retired},
     metrics::{End, Metrics},
     provider::presets::Preset,
     tasks::Tasks,
@@ -61,6 +61,8 @@ use turn::Turn;
 pub struct Shared {
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
+    /// What outlives the configuration it was made for.
+    pub retired: Retired,
     /// Every metric.
     pub metrics: Arc<Metrics>,
     /// Bytes that request bodies may take.
@@ -316,9 +318,11 @@ impl Shared {
         !self.draining.load(Ordering::Relaxed)
     }
 
-    /// Every gate there is.
+    /// Every gate there is, those of upstreams that are no longer configured while somebody is in them.
     #[must_use]
     pub fn gates(&self) -> Vec<Arc<Gate>> {
-        self.snapshot.load().accounts().map(|(_, gate)| gate).collect()
+        let mut gates: Vec<_> = self.snapshot.load().routes.iter().flat_map(|route| route.accounts.all()).collect();
+        gates.extend(self.retired.in_use());
+        gates
     }
 }

@@ -40,7 +40,8 @@ pub struct Route {
     pub connector: Arc<Connector>,
     /// Its accounts; they outlive the snapshot.
     pub accounts: Arc<Accounts>,
-    /// Grows whenever `balance` changes: an answer tells only the configuration that asked for it.
+    /// A later one, and a higher number, whenever `balance` changes: an answer tells only the configuration that asked
+    /// for it.
     pub balance_epoch: u64,
 }
 
@@ -62,9 +63,11 @@ impl Snapshot {
         Self { config, routes, flows: RandomState::new() }
     }
 
-    /// Every account there is, with its upstream.
-    pub fn accounts(&self) -> impl Iterator<Item = (&Route, Arc<Gate>)> {
-        self.routes.iter().flat_map(|route| route.accounts.all().into_iter().map(|gate| (&**route, gate)))
+    /// What answers last said that an account has left, in dollars, where that is asked for.
+    #[must_use]
+    pub fn balance_usd(&self, gate: &Gate) -> Option<f64> {
+        let route = self.routes.iter().find(|route| *route.settings.name == *gate.upstream())?;
+        gate.balance_usd(route.balance_epoch)
     }
 
     /// The upstream for a path.
@@ -146,12 +149,6 @@ impl Route {
         if let Some(usd) = headers.get(name).and_then(money::dollars) {
             gate.note_balance_usd(self.balance_epoch, usd);
         }
-    }
-
-    /// What answers last said that an account has left, in dollars.
-    #[must_use]
-    pub fn balance_usd(&self, gate: &Gate) -> Option<f64> {
-        gate.balance_usd(self.balance_epoch)
     }
 
     /// The settings of an account's gate; `credential` is the SHA-256 of what tells it apart.

@@ -23,6 +23,19 @@ struct Upstream {
 }
 
 impl Status {
+    /// The upstream and the account of a row; none: that of all together.
+    pub(super) fn name_of(&self, row: usize) -> Option<(String, String)> {
+        let of = self.accounts.get(row.checked_sub(1)?)?;
+        Some((of.upstream.clone(), of.account.clone()))
+    }
+
+    /// Its row: rows change places.
+    pub(super) fn row_of(&self, name: Option<&(String, String)>) -> usize {
+        let is_it =
+            |of: &Account| name.is_some_and(|(upstream, account)| of.upstream == *upstream && of.account == *account);
+        self.accounts.iter().position(is_it).map_or(0, |at| at + 1)
+    }
+
     /// Whether it is known what answers of this account cost.
     pub(super) fn counts_spend(&self, account: &Account) -> bool {
         account.spend.usd > 0.0 || self.upstreams.iter().any(|of| of.counts_spend && of.name == account.upstream)
@@ -97,6 +110,7 @@ impl Account {
             self.pace_per_second.map_or_else(|| "-".to_owned(), |pace| short(pace * 60.0)),
             short((one("exchanges", "complete") + one("exchanges", "upgraded")) as f64),
             short(total("refusals") as f64),
+            short(one("attempts", "failed") as f64),
             short(total("retries") as f64),
             short(total("faults") as f64),
             short(one("tokens", "input") as f64),
@@ -107,7 +121,7 @@ impl Account {
 }
 
 /// Names of [`Account::cells`].
-pub(super) const COLUMNS: [&str; 13] = [
+pub(super) const COLUMNS: [&str; 14] = [
     "in flight",
     "limit",
     "ceiling",
@@ -116,6 +130,7 @@ pub(super) const COLUMNS: [&str; 13] = [
     "rate/min",
     "answered",
     "refused",
+    "5xx",
     "retried",
     "errors",
     "tokens in",

@@ -57,6 +57,10 @@ fn per_hour(per_second: f64) -> String {
     dollars(per_second * 3600.0)
 }
 
+/// Numbers that are shown on any terminal.
+const LEAST: usize = 4;
+/// Columns that the sentence has at least.
+const SAYS: u16 = 20;
 /// Rows of a chart.
 const CHART_ROWS: u16 = 3;
 
@@ -82,8 +86,8 @@ pub(super) fn page(frame: &mut Frame<'_>, url: &str, seen: &Seen, row: usize, go
     header(frame, head, url, seen, row, gone, paint);
     table_of(frame, table, &seen.status, row, paint);
     if charts > 0 {
-        let of = seen.status.accounts.get(row.wrapping_sub(1));
-        let of = of.map_or_else(|| "all accounts".to_owned(), |of| clean(&format!("{} {}", of.upstream, of.account)));
+        let of = seen.of.as_ref();
+        let of = of.map_or_else(|| "all accounts".to_owned(), |of| clean(&format!("{} {}", of.0, of.1)));
         sparks(frame, past, &of, &seen.history, paint);
     }
     if events > 0 {
@@ -107,11 +111,38 @@ fn header(frame: &mut Frame<'_>, area: Rect, url: &str, seen: &Seen, row: usize,
     // The chosen account, else the one the first line speaks of.
     let (chosen, worst) = (row.checked_sub(1), |of: &&Account| of.state == health.state);
     let account = chosen.map_or_else(|| seen.status.accounts.iter().find(worst), |at| seen.status.accounts.get(at));
-    let third = account
-        .map_or_else(String::new, |of| clean(&format!("{} {} is held back by {}", of.upstream, of.account, of.says)));
+    let third = account.map_or_else(String::new, told);
     let title = format!(" Tidegate {} at {url} ", clean(version));
     let block = Block::new().borders(Borders::TOP).title(title).border_style(paint.of(Color::DarkGray));
     frame.render_widget(Paragraph::new(vec![first, Line::from(third), Line::from(second)]).block(block), area);
+}
+
+/// What is going on with an account, as a sentence with its name.
+fn told(of: &Account) -> String {
+    let does = match of.state.as_str() {
+        "ceiling" | "limit" => format!(" is held back by {}", of.says),
+        _ => format!(": {}", of.says.strip_prefix("nothing: ").unwrap_or(&of.says)),
+    };
+    clean(&format!("{} {}{does}", of.upstream, of.account))
+}
+
+/// What an account is called in so many columns: of a long name of the upstream the middle goes first, since it is the
+/// account that tells rows apart.
+fn called(of: &Account, width: usize) -> String {
+    let (upstream, account) = (clean(&of.upstream), clean(&of.account));
+    let account = shortened(&account, width - width / 3);
+    let upstream = shortened(&upstream, width.saturating_sub(account.chars().count() + 1));
+    format!("{upstream} {account}")
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        return text.to_owned();
+    }
+    let kept = width.saturating_sub(1);
+    let (start, end) = (kept.div_ceil(2), kept / 2);
+    text.chars().take(start).chain(['…']).chain(text.chars().skip(count - end)).collect()
 }
 
 fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, paint: Paint) {
@@ -121,22 +152,30 @@ fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, pain
         return frame.render_widget(Paragraph::new(text).block(block), area);
     }
     // Numbers that do not fit are left out from the right: the sentence matters more.
+    let columns = |text: usize| u16::try_from(text).unwrap_or(u16::MAX);
     let names = status.accounts.iter().map(|of| of.upstream.chars().count().max(8) + of.account.chars().count() + 1);
-    let name_width = u16::try_from(names.max().unwrap_or(12).min(32)).unwrap_or(12);
+    let longest_name = columns(names.max().unwrap_or(12));
     let cells: Vec<[String; COLUMNS.len()]> = status.accounts.iter().map(|of| of.cells(status)).collect();
     let width = |at: usize| {
         let longest = cells.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
         let name = COLUMNS.get(at).map_or(0, |name| name.chars().count());
         u16::try_from(longest.max(name)).unwrap_or(8)
     };
+    let least: u16 = (0..LEAST).map(|at| width(at).saturating_add(1)).fold(SAYS + 1, u16::saturating_add);
+    let mut name_width = longest_name.min(32).min(area.width.saturating_sub(least).max(12));
     let room = area.width.saturating_sub(name_width + 44);
     let mut used = 0_u16;
     let shown = (0..COLUMNS.len())
         .take_while(|at| {
             used = used.saturating_add(width(*at) + 1);
-            *at < 4 || used <= room
+            *at < LEAST || used <= room
         })
         .count();
+    // Columns that nothing else needs are for the names.
+    let used: u16 = (0..shown).map(|at| width(at).saturating_add(1)).fold(0, u16::saturating_add);
+    let says = columns(status.accounts.iter().map(|of| of.says.chars().count() + 2).max().unwrap_or(0)).max(SAYS);
+    let spare = area.width.saturating_sub(name_width.saturating_add(used).saturating_add(says).saturating_add(1));
+    name_width = longest_name.min(name_width.saturating_add(spare));
     let number = |text: &str| Cell::from(Line::from(text.to_owned()).alignment(Alignment::Right));
     let head = [Cell::from("account")]
         .into_iter()
@@ -144,7 +183,7 @@ fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, pain
         .chain([Cell::from("held back by")]);
     let rows = status.accounts.iter().zip(&cells).map(|(account, cells)| {
         let (style, mark) = paint.tone(&account.state);
-        let name = clean(&format!("{} {}", account.upstream, account.account));
+        let name = called(account, usize::from(name_width));
         let says = Line::from(vec![Span::styled(format!("{mark} "), style), Span::raw(clean(&account.says))]);
         Row::new(
             [Cell::from(name)]
@@ -156,7 +195,7 @@ fn table_of(frame: &mut Frame<'_>, area: Rect, status: &Status, row: usize, pain
     let widths = [Constraint::Length(name_width)]
         .into_iter()
         .chain((0..shown).map(|at| Constraint::Length(width(at))))
-        .chain([Constraint::Min(20)]);
+        .chain([Constraint::Min(SAYS)]);
     let table = Table::new(rows, widths)
         .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -254,7 +293,11 @@ mod tests {
             "step_seconds": 5, "points_max": 180, "columns": ["in_flight", "queued", "wait_p99"], "points": points,
             "events": [{ "at_ms": 0, "upstream": "openai", "account": "a", "kind": "limit", "says": "limit from 10 to 50 (growth)" }],
         });
-        Seen { status: serde_json::from_value(status).unwrap(), history: serde_json::from_value(history).unwrap() }
+        Seen {
+            status: serde_json::from_value(status).unwrap(),
+            of: (accounts > 0).then(|| ("openai".to_owned(), "00000000".to_owned())),
+            history: serde_json::from_value(history).unwrap(),
+        }
     }
 
     fn text(width: u16, height: u16, accounts: usize, colour: bool) -> (String, bool) {
@@ -293,6 +336,52 @@ mod tests {
         }
         assert!(!text.contains("-0"), "{text}");
         assert!(coloured && !text.contains('\u{1b}'), "{text}");
+    }
+
+    fn table(width: u16, upstream: &str) -> String {
+        let mut seen = seen(2);
+        for account in &mut seen.status.accounts {
+            (account.upstream, account.state) = (upstream.to_owned(), "flowing".to_owned());
+            account.says = "nothing: 2 in flight, 50 allowed".to_owned();
+        }
+        let mut terminal = Terminal::new(TestBackend::new(width, 24)).unwrap();
+        terminal.draw(|frame| page(frame, "http://127.0.0.1:9090", &seen, 1, None, false)).unwrap();
+        let cells = terminal.backend().buffer().content().chunks(usize::from(width));
+        cells.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
+    }
+
+    #[test]
+    fn accounts_of_an_upstream_with_a_long_name_can_be_told_apart() {
+        let host = "generativelanguage.googleapis.com";
+        for width in [80, 100, 160] {
+            let text = table(width, host);
+            for account in [" 00000000 ", " 00000001 "] {
+                let rows = text.lines().skip(5).filter(|line| line.starts_with("gen") && line.contains(account));
+                assert_eq!(rows.count(), 1, "{account}at {width}\n{text}");
+            }
+            assert_eq!(text.lines().skip(5).any(|line| line.starts_with(host)), width == 160, "{width}\n{text}");
+        }
+        assert_eq!(
+            (shortened("abcdefg", 5), shortened("abc", 3), shortened("abc", 0)),
+            ("ab…fg".into(), "abc".into(), "…".into())
+        );
+    }
+
+    #[test]
+    fn what_is_held_back_by_nothing_is_not_said_to_be() {
+        let text = table(160, "openai");
+        assert!(text.contains("openai 00000000: 2 in flight, 50 allowed"), "{text}");
+        assert!(!text.contains("is held back by"), "{text}");
+    }
+
+    #[test]
+    fn the_chosen_account_stays_chosen_when_rows_change_places() {
+        let mut status = seen(3).status;
+        let chosen = status.name_of(1);
+        status.accounts.rotate_left(1);
+        assert_eq!((status.row_of(chosen.as_ref()), status.row_of(status.name_of(0).as_ref())), (3, 0));
+        status.accounts.pop();
+        assert_eq!(status.row_of(chosen.as_ref()), 0, "it is gone");
     }
 
     #[test]

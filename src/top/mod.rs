@@ -6,7 +6,8 @@ mod plain;
 
 use std::{
     io::{self, IsTerminal},
-    time::{Duration, Instant},
+    sync::mpsc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,9 +15,13 @@ use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
-use crate::{clock, config::defaults, remote::Remote};
+use crate::{config::defaults, remote::Remote, telemetry};
 use data::{History, Status, clean};
 
 /// Arguments of `tidegate top`.
@@ -39,6 +44,9 @@ pub struct TopArgs {
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Time between two looks for news; keys are seen at once.
+const KEYS_EVERY: Duration = Duration::from_millis(50);
+
 /// Shows it until `q` is pressed.
 ///
 /// # Errors
@@ -47,7 +55,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let remote = Remote::new(&args.admin)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let first = Seen::ask(&runtime, &remote, None)?;
+    let first = runtime.block_on(Seen::ask(&remote, None))?;
     if args.once {
         let text = plain::page(&remote.url(), &first.status, &first.history);
         return io::Write::write_all(&mut io::stdout(), text.as_bytes()).context("cannot write");
@@ -55,8 +63,13 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     if !io::stdout().is_terminal() {
         anyhow::bail!("standard output is no terminal; --once prints a plain table");
     }
+    if !telemetry::can_steer() {
+        anyhow::bail!("this terminal (TERM=dumb) cannot be drawn on; --once prints a plain table");
+    }
+    let (url, (choice, chosen), (sender, news)) = (remote.url(), watch::channel(None), mpsc::channel());
+    keep_asking(runtime, remote, chosen, sender).context("cannot watch for signals")?;
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
-    let ended = watch(&mut terminal, &runtime, &remote, first);
+    let ended = watch(&mut terminal, &url, first, &choice, &news);
     ratatui::try_restore().context("cannot restore the terminal")?;
     ended
 }
@@ -64,30 +77,31 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
 /// What was seen last.
 struct Seen {
     status: Status,
+    /// Whose past it is.
+    of: Choice,
     history: History,
 }
 
 impl Seen {
-    /// `account`: whose past is wanted; `None`: that of all together.
-    fn ask(runtime: &Runtime, remote: &Remote, account: Option<&(String, String)>) -> anyhow::Result<Self> {
-        let past = account.map_or_else(
+    /// `of`: whose past is wanted; `None`: that of all together.
+    async fn ask(remote: &Remote, of: Choice) -> anyhow::Result<Self> {
+        let past = of.as_ref().map_or_else(
             || "/history".to_owned(),
             |(upstream, account)| format!("/history?upstream={upstream}&account={account}"),
         );
-        let (status, history) = runtime.block_on(async {
-            let json = |path: String| async move {
-                let (status, body) = remote.get(&path).await?;
-                if status != http::StatusCode::OK {
-                    let said: String = clean(&String::from_utf8_lossy(&body)).chars().take(200).collect();
-                    anyhow::bail!("{}{path} says {}: {said}", remote.url(), status.as_u16());
-                }
-                Ok(body)
-            };
-            anyhow::Ok((json("/status".to_owned()).await?, json(past).await?))
-        })?;
+        let json = |path: String| async move {
+            let (status, body) = remote.get(&path).await?;
+            if status != http::StatusCode::OK {
+                let said: String = clean(&String::from_utf8_lossy(&body)).chars().take(200).collect();
+                anyhow::bail!("{}{path} says {}: {said}", remote.url(), status.as_u16());
+            }
+            Ok(body)
+        };
+        let (status, history) = (json("/status".to_owned()).await?, json(past).await?);
         let unknown = || format!("{} answers as no Tidegate of this version does", remote.url());
         Ok(Self {
             status: serde_json::from_slice(&status).with_context(unknown)?,
+            of,
             history: serde_json::from_slice(&history).with_context(unknown)?,
         })
     }
@@ -119,38 +133,102 @@ impl Chosen {
     }
 }
 
-fn watch(terminal: &mut DefaultTerminal, runtime: &Runtime, remote: &Remote, first: Seen) -> anyhow::Result<()> {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (mut seen, mut chosen, mut gone) = (first, Chosen::default(), None);
-    let mut next = clock::now() + LOOK_EVERY;
-    while !chosen.end {
-        let url = remote.url();
-        terminal.draw(|frame| draw::page(frame, &url, &seen, chosen.row, gone.as_deref(), colour))?;
-        let before = chosen.row;
-        if event::poll(left(next))? {
-            if let Event::Key(key) = event::read()?
-                && key.kind != KeyEventKind::Release
-            {
-                chosen.press(key, seen.status.accounts.len());
-            }
-            if chosen.row == before {
-                continue;
+/// What the asking thread says.
+enum News {
+    Seen(Box<Seen>),
+    /// It did not answer, or not properly.
+    Gone(anyhow::Error),
+    /// A signal came.
+    End,
+}
+
+/// An account, or none: all together.
+type Choice = Option<(String, String)>;
+
+/// Asks again and again. Not on the thread that reads the keys: a port that hangs must not keep anybody here.
+fn keep_asking(
+    runtime: Runtime,
+    remote: Remote,
+    mut choice: watch::Receiver<Choice>,
+    news: mpsc::Sender<News>,
+) -> io::Result<()> {
+    // Caught from here on, so that the terminal is given back.
+    let mut signals = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
+    };
+    let end = news.clone();
+    let ask = async move {
+        loop {
+            // The first look has been taken already.
+            drop(tokio::time::timeout(LOOK_EVERY, choice.changed()).await);
+            let of = choice.borrow_and_update().clone();
+            let heard = Seen::ask(&remote, of).await.map_or_else(News::Gone, |seen| News::Seen(Box::new(seen)));
+            if news.send(heard).is_err() {
+                return;
             }
         }
-        let of = seen.status.accounts.get(chosen.row.wrapping_sub(1));
-        let of = of.map(|account| (account.upstream.clone(), account.account.clone()));
-        match Seen::ask(runtime, remote, of.as_ref()) {
-            Ok(now) => {
-                (seen, gone) = (now, None);
-                chosen.row = chosen.row.min(seen.status.accounts.len());
-            }
-            Err(error) => gone = Some(format!("{error:#}")),
+    };
+    let ask_until_signal = async move {
+        tokio::select! {
+            () = ask => return,
+            _ = signals.0.recv() => {}
+            _ = signals.1.recv() => {}
+            _ = signals.2.recv() => {}
         }
-        next = clock::now() + LOOK_EVERY;
-    }
+        // Nobody listens any more: then it has ended.
+        drop(end.send(News::End));
+    };
+    std::thread::Builder::new().name("asking".to_owned()).spawn(move || runtime.block_on(ask_until_signal))?;
     Ok(())
 }
 
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(clock::now())
+fn watch(
+    terminal: &mut DefaultTerminal,
+    url: &str,
+    first: Seen,
+    choice: &watch::Sender<Choice>,
+    news: &mpsc::Receiver<News>,
+) -> anyhow::Result<()> {
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (mut seen, mut chosen, mut gone, mut stale) = (first, Chosen::default(), None, true);
+    loop {
+        if std::mem::take(&mut stale) {
+            terminal.draw(|frame| draw::page(frame, url, &seen, chosen.row, gone.as_deref(), colour))?;
+        }
+        if event::poll(KEYS_EVERY)? {
+            match event::read()? {
+                Event::Key(key) if key.kind != KeyEventKind::Release => {
+                    chosen.press(key, seen.status.accounts.len());
+                }
+                Event::FocusGained
+                | Event::FocusLost
+                | Event::Key(_)
+                | Event::Mouse(_)
+                | Event::Paste(_)
+                | Event::Resize(..) => {}
+            }
+            stale = true;
+        }
+        for news in news.try_iter() {
+            stale = true;
+            match news {
+                News::Seen(now) => {
+                    chosen.row = now.status.row_of(seen.status.name_of(chosen.row).as_ref());
+                    (seen, gone) = (*now, None);
+                }
+                News::Gone(error) => gone = Some(format!("{error:#}")),
+                News::End => chosen.end = true,
+            }
+        }
+        if chosen.end {
+            return Ok(());
+        }
+        let now = seen.status.name_of(chosen.row);
+        choice.send_if_modified(|choice| {
+            let changed = *choice != now;
+            *choice = now;
+            changed
+        });
+    }
 }

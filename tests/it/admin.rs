@@ -196,6 +196,46 @@ async fn at_most_64_accounts_have_a_label_of_their_own() {
 }
 
 #[tokio::test]
+async fn accounts_that_share_a_label_are_one_row_and_the_one_in_trouble_is_first() {
+    let upstream = Upstream::start(|seen| match seen.line() {
+        line if line.contains("/bad") => Reply::new(503, "", "busy"),
+        line if line.contains("/held") => Reply::ok("done").held(),
+        _ => Reply::ok("fine"),
+    })
+    .await;
+    let proxy = Proxy::start(&upstream.url(), |settings| {
+        (settings.ceiling, settings.retry.attempts_max) = (Some(3), 1);
+    });
+    let mut client = proxy.client().await;
+    for key in 0..70 {
+        client.post("/x", &format!("authorization: Bearer key-{key}\r\n"), "{}").await;
+        assert_eq!(client.response().await.status, 200);
+    }
+    client.post("/bad", "authorization: Bearer key-69\r\n", "{}").await;
+    assert_eq!(client.response().await.status, 503);
+    client.post("/held", "authorization: Bearer key-68\r\n", "{}").await;
+    wait_until("it is upstream", || upstream.in_flight() == 1).await;
+    let status = proxy.admin("/status").await.json();
+    let accounts = status["accounts"].as_array().unwrap();
+    assert_eq!(accounts.len(), 65, "64 and the rest of them");
+    let other = &accounts[0];
+    assert_eq!((&other["account"], &other["accounts"]), (&"other".into(), &6.into()), "{other}");
+    assert_eq!((&other["state"], &status["health"]["state"]), (&"upstream".into(), &"upstream".into()), "{other}");
+    assert!(other["says"].as_str().unwrap().ends_with(" (one of 6 accounts)"), "{other}");
+    assert_eq!((&other["in_flight"], &other["ceiling"]), (&1.into(), &18.into()), "{other}");
+    assert_eq!(
+        (&other["last_refusal"]["status"], &other["totals"]["attempts"]["overloaded"]),
+        (&503.into(), &1.into())
+    );
+    let labels: Vec<_> = accounts[1..].iter().map(|account| account["account"].as_str().unwrap()).collect();
+    assert!(labels.is_sorted(), "{labels:?}");
+    let answered = accounts.iter().map(|account| account["totals"]["exchanges"]["complete"].as_u64().unwrap());
+    assert_eq!(answered.sum::<u64>(), 71, "none is counted twice");
+    upstream.release(1);
+    assert_eq!(client.response().await.text(), "done");
+}
+
+#[tokio::test]
 async fn status_and_gauges_say_what_the_gate_says() {
     let upstream = moody_upstream().await;
     let proxy = Proxy::start(&upstream.url(), |settings| {

@@ -12,7 +12,8 @@ use std::{
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, Folder, Http2Client, Identity, Issuer, Process, Proxy, Reply, TlsUpstream, Upstream, metric, wait_until,
+    Client, Folder, Http2Client, Identity, Issuer, Process, Proxy, Reply, Response, TlsUpstream, Upstream, metric,
+    wait_until,
 };
 
 const HEAD: &str = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nthreads: 2\n";
@@ -66,6 +67,57 @@ async fn a_changed_file_is_taken_without_a_signal_and_a_broken_one_is_not() {
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let page = process.admin("/metrics").await.text();
     assert_eq!(metric(&page, "tidegate_config_reloads_total", &[]), Some(4.0), "{page}");
+}
+
+#[tokio::test]
+async fn exchanges_of_an_upstream_that_is_gone_are_shown_until_they_end() {
+    let upstream = Upstream::start(|_| Reply::ok("done").held()).await;
+    let (folder, url) = (Folder::new(), upstream.url());
+    let one = |name: &str, path: &str| {
+        format!(
+            "{{ name: {name}, url: '{url}', match: {{ path_prefix: {path} }}, ceiling: 1, limit: {{ algorithm: fixed }} }}"
+        )
+    };
+    let without = format!("{HEAD}upstreams: [{}]\n", one("a", "/a"));
+    let with = format!("{HEAD}upstreams: [{}, {}]\n", one("a", "/a"), one("b", "/b"));
+    let file = folder.write("tidegate.yaml", &with);
+    let process = Process::start(&["--config", &file], &[]);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = process.client().await;
+        client.post("/b/x", "", "{}").await;
+        clients.push(client);
+    }
+    let busy = |page: &Response| {
+        let account = &page.json()["accounts"][0];
+        (&account["upstream"], &account["in_flight"], &account["queued"]) == (&"b".into(), &1.into(), &2.into())
+    };
+    process.admin_says("/status", busy).await;
+    folder.write("tidegate.yaml", &without);
+    reloads(&process, "accepted", 1.0).await;
+    let status = process.admin("/status").await;
+    assert!(busy(&status) && status.json()["health"]["queued"] == 2, "{}", status.text());
+    let says = status.json()["accounts"][0]["says"].as_str().unwrap().to_owned();
+    assert!(says.ends_with("; this upstream is no longer configured"), "{says}");
+    let page = process.admin("/metrics").await.text();
+    assert_eq!(metric(&page, "tidegate_in_flight", &["upstream=\"b\""]), Some(1.0), "{page}");
+    assert_eq!(metric(&page, "tidegate_queue_depth", &["upstream=\"b\""]), Some(2.0), "{page}");
+    // Configured again, they still count against its ceiling.
+    folder.write("tidegate.yaml", &with);
+    reloads(&process, "accepted", 2.0).await;
+    let mut late = process.client().await;
+    late.post("/b/x", "", "{}").await;
+    process.admin_says("/status", |page| page.json()["accounts"][0]["queued"] == 3).await;
+    assert_eq!(process.admin("/status").await.json()["accounts"].as_array().unwrap().len(), 1);
+    assert_eq!(upstream.in_flight_max(), 1);
+    folder.write("tidegate.yaml", &without);
+    reloads(&process, "accepted", 3.0).await;
+    upstream.release(4);
+    clients.push(late);
+    for client in &mut clients {
+        assert_eq!(client.response().await.text(), "done");
+    }
+    process.admin_says("/status", |page| page.json()["accounts"].as_array().unwrap().is_empty()).await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ const shows = (page) => page.evaluate(() => ({
   drawn: [...document.querySelectorAll('#charts svg')].map((svg) => Math.max(0, ...[...svg.querySelectorAll('path:not(.grid)')].map((path) => path.getAttribute('d').length))),
   events: [...document.querySelectorAll('#events tbody tr')].map((row) => row.cells[2].textContent),
   wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  cut: ['accounts-card', 'events-card'].map((id) => document.getElementById(id)).map((card) => card.scrollWidth - card.clientWidth),
   focus: document.activeElement?.tagName,
 }));
 try {

@@ -81,6 +81,17 @@ def test_money_is_counted_where_there_are_prices_and_else_it_says_so(stack, tmp_
         assert account["spent"] == (f"${spent:.2f}" if paid else "–") and (shows["drawn"][7] > 20) == paid
 
 
+def test_a_long_name_fits_a_small_phone(stack, tmp_path):
+    config = tmp_path / "tidegate.yaml"
+    config.write_text("upstreams: [{ name: bedrock-runtime.ap-southeast-2.amazonaws.com, url: http://h }]")
+    running = stack(["--ceiling", "4"], ["--config", config])
+    load = Load(running.base, 1)
+    time.sleep(2)
+    load.end()
+    shows = look(f"{running.admin}/", {"small.png": {"width": 360, "height": 800}})["shots"]["small.png"]
+    assert len(shows["accounts"]) == 1 and (shows["wider"], shows["cut"]) == (0, [0, 0])
+
+
 def test_its_numbers_are_those_of_the_metrics(stack):
     # Answers take so long that nothing moves while page and metrics are compared.
     running = stack(["--latency", "2m", "--ceiling", "4"], ["--ceiling", "4"])
@@ -123,6 +134,7 @@ def test_under_load_everything_is_drawn(stack):
     for name, shows in told["shots"].items():
         assert shows["wider"] == 0, f"{name} scrolls sideways"
         assert len(shows["accounts"]) == 2 and shows["events"], name
+        assert "ceiling at most –" in shows["charts"][0], "nobody knows of one"
         # In flight, waiting, answers, both times and tokens have lines.
         # The last is of money, and there are no prices.
         assert [index for index, drawn in enumerate(shows["drawn"]) if drawn > 20] == [0, 1, 2, 4, 5, 6], (name, shows["drawn"])

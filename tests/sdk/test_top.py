@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -107,6 +108,42 @@ def test_without_colours_where_they_are_not_wanted(stack):
     assert terminal.ended() == 0
     colours = {code for codes in re.findall(r"\x1b\[([0-9;]*)m", terminal.seen) for code in codes.split(";")}
     assert not colours & {str(code) for code in [*range(30, 38), *range(90, 98), 38]}, colours
+
+
+def test_a_signal_gives_the_terminal_back(stack):
+    running = stack(["--ceiling", "4"])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        terminal = Terminal("top", "--admin", running.admin)
+        terminal.until("Healthy: idle", "No account has been seen yet")
+        os.kill(terminal.pid, number)
+        assert terminal.ended() == 0, number
+        assert "\x1b[?1049l" in terminal.seen and "\x1b[?25h" in terminal.seen, number
+
+
+def test_a_port_that_hangs_keeps_nobody(stack):
+    running = stack(["--ceiling", "4"])
+    terminal = Terminal("top", "--admin", running.admin)
+    terminal.until("Healthy: idle")
+    os.kill(running.proxy.process.pid, signal.SIGSTOP)
+    try:
+        # By now it has asked, and has no answer.
+        time.sleep(1.5)
+        terminal.press("q")
+        assert terminal.ended() == 0
+        assert "\x1b[?1049l" in terminal.seen and "did not answer" not in terminal.seen
+    finally:
+        os.kill(running.proxy.process.pid, signal.SIGCONT)
+
+
+def test_a_terminal_that_takes_no_escapes_gets_none(stack):
+    running = stack(["--ceiling", "4"])
+    terminal = Terminal("top", "--admin", running.admin, TERM="dumb")
+    assert terminal.ended() == 1
+    assert "--once prints a plain table" in terminal.seen and "\x1b" not in terminal.seen
+    terminal = Terminal("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "off", TERM="dumb")
+    terminal.until("tidegate ready")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ended() == 0 and "\x1b" not in terminal.seen, terminal.seen
 
 
 def test_nobody_to_ask_is_one_line():

@@ -34,6 +34,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     let snapshot = Arc::new(Snapshot::new(config, vec![Arc::clone(&route)])).into();
     drop(route.gate(&client, b"", &snapshot, 8, &Client::default()));
     Arc::new(Shared {
+        retired: Default::default(),
         snapshot,
         buffers: BufferBudget::new(1, metrics.buffered_bytes.clone()),
         metrics,
