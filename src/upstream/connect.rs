@@ -304,9 +304,13 @@ fn client_config(upstream: &str, tls: &UpstreamTls) -> Result<ClientConfig, Conn
 }
 
 fn certificates(upstream: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
-    CertificateDer::pem_file_iter(path)
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect())
-        .map_err(|error| file_error(upstream, path, &error))
+        .map_err(|error| file_error(upstream, path, &error))?;
+    if certificates.is_empty() {
+        return Err(file_error(upstream, path, &"no certificate in it"));
+    }
+    Ok(certificates)
 }
 
 fn file_error(upstream: &str, path: &Path, problem: &dyn std::fmt::Display) -> ConnectorError {
