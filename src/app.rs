@@ -236,6 +236,19 @@ impl App {
     }
 }
 
+/// Whether a start with this configuration would find its files, and in them what it needs.
+///
+/// # Errors
+///
+/// At the first certificate, key or list of issuers that is missing or of no use.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    config.tls.as_ref().map(server::tls_config).transpose()?;
+    for upstream in &config.upstreams {
+        Connector::new(upstream, Ways::default())?;
+    }
+    Ok(())
+}
+
 /// Turns configurations into snapshots, keeping what outlives them.
 struct Compiler {
     metrics: Arc<Metrics>,
@@ -285,7 +298,14 @@ impl Compiler {
 fn bind(what: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
     server::bind(address)
         .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-        .map_err(|error| StartError::Bind { what, address, problem: explain(what, address, &error) })
+        .map_err(|error| StartError::bind(what, address, &error))
+}
+
+impl StartError {
+    /// `what` is the key, and the flag too.
+    pub(crate) fn bind(what: &'static str, address: SocketAddr, error: &io::Error) -> Self {
+        Self::Bind { what, address, problem: explain(what, address, error) }
+    }
 }
 
 /// `what` is the key, and the flag too.

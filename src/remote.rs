@@ -53,7 +53,7 @@ impl Remote {
         else {
             return Err(wrong());
         };
-        if authority.as_str().contains('@') {
+        if authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(wrong());
         }
         let host = authority.host();
@@ -123,6 +123,8 @@ mod tests {
             ("off", None),
             ("127.0.0.1", None),
             ("127.0.0.1:0", None),
+            (":9090", None),
+            ("http://:9090", None),
             ("http://127.0.0.1:9090/status", None),
             ("https://127.0.0.1:9090", None),
             ("user:pw@127.0.0.1:9090", None),

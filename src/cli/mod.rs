@@ -3,6 +3,7 @@
 mod health;
 mod papers;
 mod serve;
+mod words;
 
 use std::{
     future::Future,
@@ -11,17 +12,20 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint, parser::ValueSource};
 
 use crate::{
+    app::{self, StartError},
     config::{ConfigError, Overrides, show},
     demo::{self, DemoArgs},
     files,
     mock::{self, MockArgs},
+    remote::RemoteError,
     telemetry::{self, LogFormat, LogLevel},
     top::{self, TopArgs},
 };
 use serve::{Signals, load, serve};
+use words::{PresetName, command, explain, named, variable};
 
 /// A local reverse proxy that keeps any client inside a rate-limited API's limits: it caps what is in flight, queues
 /// the rest, and retries refusals unseen.
@@ -61,9 +65,10 @@ enum Command {
     /// Run a rate-limited API to test against
     Mock(MockArgs),
     /// Validate a configuration and print the effective one, what each account would get, and what is unwise
-    #[command(after_help = "Examples:\n  tidegate check tidegate.yaml")]
+    #[command(after_help = "Examples:\n  tidegate check tidegate.yaml\n  tidegate init - | tidegate check -")]
     Check {
-        /// The configuration file
+        /// The configuration file; `-`: standard input
+        #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Ask a running Tidegate whether it takes work: exit code 0 if it does, 1 if not
@@ -103,13 +108,13 @@ struct ServeArgs {
     #[arg(long, value_name = "NAME", env = "TIDEGATE_TIER", hide_env_values = true)]
     tier: Option<String>,
     /// Most attempts in flight per account, instead of a tier; neither: the limit is found
-    #[arg(long, value_name = "N", env = "TIDEGATE_CEILING", hide_env_values = true)]
-    ceiling: Option<u32>,
+    #[arg(long, value_name = "N", env = "TIDEGATE_CEILING", hide_env_values = true, allow_negative_numbers = true)]
+    ceiling: Option<String>,
     /// What is known about the provider: auto, generic, openai, anthropic, gemini, … [default: by the host's name]
-    #[arg(long, value_name = "NAME", env = "TIDEGATE_PRESET", hide_env_values = true)]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_PRESET", hide_env_values = true, value_parser = PresetName, hide_possible_values = true)]
     preset: Option<String>,
     /// Configuration file (YAML); it is watched, and changes are taken while running
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true)]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// How log lines look [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT", hide_env_values = true)]
@@ -117,9 +122,9 @@ struct ServeArgs {
     /// How much of Tidegate's own doings is logged; libraries, which print headers and keys, only warn
     #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL", hide_env_values = true, default_value = "info")]
     log_level: LogLevel,
-    /// Worker threads [default: one per core]
-    #[arg(long, value_name = "N", env = "TIDEGATE_THREADS", hide_env_values = true)]
-    threads: Option<usize>,
+    /// Worker threads, or `auto` [default: one per core]
+    #[arg(long, value_name = "N", env = "TIDEGATE_THREADS", hide_env_values = true, allow_negative_numbers = true)]
+    threads: Option<String>,
 }
 
 /// Finished well.
@@ -133,7 +138,7 @@ const USAGE: u8 = 2;
 #[must_use]
 pub fn run() -> ExitCode {
     let parsed =
-        Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+        command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => return ExitCode::from(explain(&error)),
@@ -150,48 +155,18 @@ pub fn run() -> ExitCode {
         Some(Command::Healthcheck(args)) => health::check(args),
         Some(Command::Top(args)) => match top::run(&args) {
             Ok(()) => DONE,
-            Err(error) => fail(FAILED, &format_args!("top: {error:#}")),
+            // Whoever read it has seen enough.
+            Err(error) if error.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::BrokenPipe) => DONE,
+            Err(error) => {
+                let misused = matches!(error.downcast_ref(), Some(RemoteError::Address(_)));
+                fail(if misused { USAGE } else { FAILED }, &format_args!("top: {error:#}"))
+            }
         },
         Some(Command::Init(args)) => papers::init(&args),
         Some(Command::Schema) => papers::schema(),
         Some(Command::Completions(args)) => papers::completions(&args),
         Some(Command::Man(args)) => papers::man(&args),
     })
-}
-
-/// Help and version go to standard output; anything wrong is one line, like every other error.
-fn explain(error: &clap::Error) -> u8 {
-    if !error.use_stderr() {
-        say(&error.render().to_string());
-        return DONE;
-    }
-    let text = error.render().to_string();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let said: Vec<&str> = lines.into_iter().take_while(|line| !line.starts_with("Usage:")).collect();
-    let said = said.join(" ");
-    let said = said.trim_start_matches("error: ");
-    match meant(error) {
-        Some(meant) => fail(USAGE, &format_args!("{said}; try {meant}")),
-        None => fail(USAGE, &format_args!("{said} (tidegate --help shows what there is)")),
-    }
-}
-
-/// What somebody wants who names an API, or a file, and nothing else.
-fn meant(error: &clap::Error) -> Option<&'static str> {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let kind = if error.kind() == ErrorKind::InvalidSubcommand {
-        ContextKind::InvalidSubcommand
-    } else {
-        ContextKind::InvalidArg
-    };
-    let Some(ContextValue::String(given)) = error.get(kind) else { return None };
-    if given.contains("://") {
-        Some("--upstream URL")
-    } else if given.ends_with(".yaml") || given.ends_with(".yml") {
-        Some("--config FILE")
-    } else {
-        None
-    }
 }
 
 /// `--tier` on the command line beats `TIDEGATE_CEILING` in the environment, and the other way round.
@@ -215,29 +190,46 @@ fn in_runtime(work: impl Future<Output = anyhow::Result<bool>>) -> u8 {
     match runtime.block_on(work) {
         Ok(true) => DONE,
         Ok(false) => FAILED,
-        Err(error) => fail(FAILED, &format_args!("{error:#}")),
+        Err(error) => {
+            let misused = matches!(error.downcast_ref(), Some(StartError::Bind { .. }));
+            fail(if misused { USAGE } else { FAILED }, &format_args!("{error:#}"))
+        }
     }
 }
 
 async fn mock(args: MockArgs) -> anyhow::Result<bool> {
     let mut signals = Signals::new()?;
-    let mock = mock::start(&args)?;
+    let mock = mock::start(&args).map_err(|error| StartError::bind("listen", args.listen, &error))?;
     say(&format!("tidegate mock ready url=http://{}\n", mock.addr()));
     signals.end().await;
     Ok(true)
 }
 
+/// What `serve` would make of the file here: with this environment, and the files it names.
 fn check(file: &Path) -> u8 {
-    match load(Some(file), &Overrides::default()) {
-        Ok(config) => {
-            say(&format!("{}\n{}", show::effective(&config), show::accounts(&config)));
-            for advice in config.advice() {
-                fail(DONE, &format_args!("warning: {advice}"));
-            }
-            DONE
-        }
-        Err(error) => refuse(&error),
+    let set = |flag: &str| variable(flag).1;
+    let overrides = Overrides {
+        upstream: set("--upstream"),
+        listen: set("--listen"),
+        admin: set("--admin"),
+        tier: set("--tier"),
+        ceiling: set("--ceiling"),
+        preset: set("--preset"),
+        threads: set("--threads"),
+    };
+    let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
+    let config = match load(Some(file), &overrides) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(error) = app::check(&config) {
+        return fail(USAGE, &error);
     }
+    let said = say(&format!("{}\n{}", show::effective(&config), show::accounts(&config)));
+    for advice in config.advice() {
+        fail(DONE, &format_args!("warning: {advice}"));
+    }
+    said
 }
 
 /// A configuration that cannot be used, with the remedy where there is one.
@@ -246,16 +238,19 @@ fn refuse(error: &ConfigError) -> u8 {
         ConfigError::Read { error: cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
             fail(USAGE, &format_args!("configuration: {error}; `tidegate init` writes one to start from"))
         }
-        ConfigError::Read { .. } | ConfigError::Place { .. } | ConfigError::Flag { .. } => {
-            fail(USAGE, &format_args!("configuration: {error}"))
-        }
+        ConfigError::Flag { flag, message } => fail(USAGE, &format_args!("configuration: {}: {message}", named(flag))),
+        ConfigError::Read { .. } | ConfigError::Place { .. } => fail(USAGE, &format_args!("configuration: {error}")),
     }
 }
 
-fn say(text: &str) {
-    // Nobody reads any more: nothing to do about it.
-    drop(io::stdout().write_all(text.as_bytes()));
-    drop(io::stdout().flush());
+/// The exit code: a text that was not written is not done, unless whoever read it has seen enough.
+fn say(text: &str) -> u8 {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => DONE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => DONE,
+        Err(error) => fail(FAILED, &format_args!("cannot write to standard output: {error}")),
+    }
 }
 
 fn fail(code: u8, why: &dyn std::fmt::Display) -> u8 {

@@ -99,9 +99,41 @@ fn of_upstream(upstream: &Upstream) -> Vec<String> {
         }
     }
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    advice.extend(of_url(upstream, host));
     let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if url.scheme_str() == Some("http") && !here {
         advice.push("`url` is plain http to another machine: keys and contents travel unprotected".to_owned());
+    }
+    advice
+}
+
+/// What a URL rarely means.
+fn of_url(upstream: &Upstream, host: &str) -> Vec<String> {
+    let mut advice = Vec::new();
+    let name = host.to_ascii_lowercase();
+    if host.contains('$') {
+        advice.push(format!("`url` has `{host}` for its host as it stands; a variable is written `${{NAME}}`"));
+    } else if name == "api.example.com" || name.starts_with("your-resource.") {
+        advice.push(format!("`url` still names {host}, which only shows where the API's own name belongs"));
+    }
+    let is_version = |segment: &str| {
+        segment.strip_prefix('v').is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let last = upstream.url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let strips = upstream.strip_prefix && upstream.path_prefix != "/";
+    if is_version(last) && !strips {
+        advice.push(format!(
+            "`url` ends with /{last}, which goes before the path of each request: one for /{last}/… becomes \
+             /{last}/{last}/…; leave it out where clients send it, as most do"
+        ));
+    }
+    let known = Preset::for_host(host);
+    if known != Preset::Generic && known != upstream.preset {
+        advice.push(format!(
+            "`preset` is {}, and {host} is known as {}; leave `preset` out",
+            upstream.preset.name(),
+            known.name()
+        ));
     }
     advice
 }
@@ -119,7 +151,7 @@ mod tests {
         assert_eq!(advice("upstreams: [{ url: https://api.openai.com, tier: pro }]"), [""; 0]);
         assert_eq!(
             advice(
-                "upstreams: [{ url: 'http://127.0.0.1:1' }, { url: 'http://[::1]:1', name: b, match: { path_prefix: /b } }]"
+                "upstreams: [{ url: 'http://127.0.0.1:1' }, { url: 'http://[::1]:1/v1', name: b, match: { path_prefix: /b, strip_prefix: true } }]"
             ),
             [""; 0]
         );
@@ -149,6 +181,20 @@ mod tests {
             (
                 "upstreams: [{ url: https://h, prices: [{ model: a*, input: 1, output: 1 }, { model: ab, input: 1, output: 1 }] }]",
                 "upstream h: the price of `ab` never holds",
+            ),
+            ("upstreams: [{ url: 'https://$HOST' }]", "upstream -HOST: `url` has `$HOST` for its host as it stands"),
+            (
+                "upstreams: [{ url: https://api.example.com }]",
+                "upstream api.example.com: `url` still names api.example",
+            ),
+            (
+                "upstreams: [{ name: a, url: https://YOUR-RESOURCE.openai.azure.com }]",
+                "upstream a: `url` still names YOUR-RESOURCE.",
+            ),
+            ("upstreams: [{ url: https://h/api/v1/ }]", "upstream h: `url` ends with /v1, which goes before"),
+            (
+                "upstreams: [{ name: a, url: https://api.anthropic.com, preset: openai }]",
+                "upstream a: `preset` is openai, and api.anthropic.com is known as anthropic",
             ),
             ("upstreams: [{ url: http://10.0.0.1 }]", "upstream 10.0.0.1: `url` is plain http to another machine"),
         ] {

@@ -1,6 +1,12 @@
 //! Shape → configuration: what concerns the whole process.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use http::{Uri, uri::Scheme};
 
 use super::{
     Buffers, Config, Drain, Limits, ListenTls, Trace,
@@ -17,14 +23,29 @@ pub(super) fn config(root: Root) -> Result<Config, Problem> {
     let listen = root.listen.unwrap_or_else(|| default_value("listen", defaults::LISTEN));
     let admin = root.admin.unwrap_or_else(|| default_value("admin", defaults::ADMIN));
     let listen_at = listen.address()?;
-    let admin_at = if admin.text == "off" { None } else { Some(admin.address()?) };
-    if admin_at == Some(listen_at) && listen_at.port() != 0 {
+    let admin_at = if admin.text == "off" { None } else { Some(admin.address().map_err(|wrong| wrong.or("`off`"))?) };
+    if let Some(admin_at) = admin_at.filter(|admin_at| overlap(*admin_at, listen_at)) {
         // Blame what was given: the default cannot be at fault.
         let given = if admin.origin == Origin::START { &listen } else { &admin };
-        return Err(given.problem(format_args!("`listen` and `admin` are both {listen_at}; they need different ports")));
+        return Err(given.problem(if admin_at == listen_at {
+            format!("`listen` and `admin` are both {listen_at}; they need different ports")
+        } else {
+            format!("`listen` is {listen_at} and `admin` is {admin_at}, which overlap; they need different ports")
+        }));
     }
     let tiers = tiers(root.tiers)?;
+    let urls: Vec<Value> =
+        root.upstreams.iter().flat_map(|list| &list.inner).filter_map(|upstream| upstream.inner.url.clone()).collect();
     let upstreams = upstream::upstreams(root.upstreams, &tiers)?;
+    // Each has a URL by now.
+    for (value, upstream) in urls.iter().zip(&upstreams) {
+        if leads_to(&upstream.url, listen_at) {
+            return Err(value.problem(format_args!(
+                "{} is where `listen` is: requests would go round in a circle; name the API instead",
+                upstream.url.authority().map_or_else(|| listen_at.to_string(), ToString::to_string)
+            )));
+        }
+    }
     Ok(Config {
         listen: listen_at,
         tls: root.tls.map(listen_tls).transpose()?,
@@ -38,6 +59,30 @@ pub(super) fn config(root: Root) -> Result<Config, Problem> {
         drain: drain(&root.drain)?,
         trace: trace(root.trace.as_ref())?,
         otlp: root.otlp.map(otlp::otlp).transpose()?,
+    })
+}
+
+/// Whether one process cannot listen on both. An unspecified address takes the port of every other, `[::]` of both
+/// families.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |one: IpAddr, other: IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    let (ip, other_ip) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && (ip == other_ip || covers(ip, other_ip) || covers(other_ip, ip))
+}
+
+/// Whether a request to `url` arrives at `listen` on this machine.
+fn leads_to(url: &Uri, listen: SocketAddr) -> bool {
+    let https = url.scheme() == Some(&Scheme::HTTPS);
+    let port = url.port_u16().unwrap_or(if https { 443 } else { 80 });
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let ip: Option<IpAddr> =
+        if host.eq_ignore_ascii_case("localhost") { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() };
+    // Asked for an unspecified address, the system takes its own.
+    ip.is_some_and(|ip| {
+        let here = ip.is_loopback() || ip.is_unspecified();
+        port == listen.port()
+            && port != 0
+            && (ip == listen.ip() || (here && overlap(listen, SocketAddr::new(ip, port))))
     })
 }
 

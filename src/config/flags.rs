@@ -22,11 +22,11 @@ pub struct Overrides {
     /// `--tier`: tier of every upstream.
     pub tier: Option<String>,
     /// `--ceiling`: ceiling of every upstream.
-    pub ceiling: Option<u32>,
+    pub ceiling: Option<String>,
     /// `--preset`: preset of every upstream.
     pub preset: Option<String>,
     /// `--threads`: worker threads.
-    pub threads: Option<usize>,
+    pub threads: Option<String>,
 }
 
 impl Config {
@@ -74,7 +74,7 @@ impl Overrides {
         for (to, flag, text) in [
             (&mut root.listen, "--listen", self.listen.clone()),
             (&mut root.admin, "--admin", self.admin.clone()),
-            (&mut root.threads, "--threads", self.threads.map(|threads| threads.to_string())),
+            (&mut root.threads, "--threads", self.threads.clone()),
         ] {
             replace(to, flag, text);
         }
@@ -85,7 +85,7 @@ impl Overrides {
                 (upstream.tier, upstream.ceiling) = (None, None);
             }
             replace(&mut upstream.tier, "--tier", self.tier.clone());
-            replace(&mut upstream.ceiling, "--ceiling", self.ceiling.map(|ceiling| ceiling.to_string()));
+            replace(&mut upstream.ceiling, "--ceiling", self.ceiling.clone());
             replace(&mut upstream.preset, "--preset", self.preset.clone());
         }
         Ok(root)
@@ -147,7 +147,7 @@ mod tests {
             flags.admin = Some("off".into());
             flags.tier = Some("a".into());
             flags.preset = Some("groq".into());
-            flags.threads = Some(3);
+            flags.threads = Some("3".into());
         });
         let config = build(ONE, &all).unwrap();
         let upstream = &config.upstreams[0];
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn tier_and_ceiling_reach_every_upstream() {
-        let config = build(TWO, &flags(|flags| flags.ceiling = Some(7))).unwrap();
+        let config = build(TWO, &flags(|flags| flags.ceiling = Some("7".into()))).unwrap();
         assert!(config.upstreams.iter().all(|upstream| upstream.ceiling == Some(7)));
         let config = build(TWO, &flags(|flags| flags.tier = Some("pro".into()))).unwrap();
         assert!(config.upstreams.iter().all(|upstream| upstream.ceiling == Some(50)));
@@ -171,18 +171,29 @@ mod tests {
         for (overrides, want) in [
             (set(|flags| flags.tier = Some("x".into())), "--tier: unknown tier \"x\"; known: enterprise, free, pro"),
             (
-                set(|flags| (flags.tier, flags.ceiling) = (Some("pro".into()), Some(1))),
+                set(|flags| (flags.tier, flags.ceiling) = (Some("pro".into()), Some("1".into()))),
                 "--tier: given together with --ceiling; keep one of them",
             ),
-            (set(|flags| flags.ceiling = Some(0)), "--ceiling: found `0`, expected a whole number from 1 to 1000000"),
             (
-                set(|flags| flags.threads = Some(0)),
+                set(|flags| flags.ceiling = Some("-1".into())),
+                "--ceiling: found `-1`, expected a whole number from 1 to 1000000",
+            ),
+            (
+                set(|flags| flags.threads = Some("0".into())),
                 "--threads: found `0`, expected a whole number from 1 to 1024, or `auto`",
             ),
             (set(|flags| flags.preset = Some("opnai".into())), "--preset: found `opnai`; did you mean `openai`?"),
             (
                 set(|flags| flags.listen = Some("8080".into())),
                 "--listen: found `8080`, expected an address and a port: `127.0.0.1:8080` (this machine only) or `0.0.0.0:8080`",
+            ),
+            (
+                set(|flags| flags.admin = Some("of".into())),
+                "--admin: found `of`, expected an IP address and a port, such as `127.0.0.1:8080`, or `off`",
+            ),
+            (
+                set(|flags| flags.admin = Some("0.0.0.0:8080".into())),
+                "--admin: `listen` is 127.0.0.1:8080 and `admin` is 0.0.0.0:8080, which overlap; they need different ports",
             ),
             (
                 set(|flags| flags.admin = Some("127.0.0.1:8080".into())),
@@ -215,6 +226,10 @@ mod tests {
             (
                 "localhost:9/v1",
                 "--upstream: found `localhost:9/v1`, expected a URL with its scheme: `http://localhost:9/v1`",
+            ),
+            (
+                "http://localhost:8080/v1",
+                "--upstream: localhost:8080 is where `listen` is: requests would go round in a circle; name the API instead",
             ),
             ("ftp://h", "--upstream: `--upstream` must begin with `https://` or `http://`"),
         ] {

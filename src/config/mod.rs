@@ -41,7 +41,7 @@ pub const DEFAULT_PRESET: Preset = Preset::Generic;
 
 pub use flags::Overrides;
 pub use problem::ConfigError;
-pub use schema::schema;
+pub use schema::{presets, schema};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]

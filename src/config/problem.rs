@@ -67,6 +67,12 @@ impl Problem {
         self
     }
 
+    /// The same, with one more thing that would do.
+    pub(super) fn or(mut self, other: &str) -> Self {
+        self.message.push_str(&format!(", or {other}"));
+        self
+    }
+
     pub(super) fn in_file(self, path: &str) -> ConfigError {
         match self.origin.unwrap_or(Origin::START) {
             Origin::Flag(flag) => ConfigError::Flag { flag, message: self.message },

@@ -9,7 +9,7 @@ use super::settings::{HeaderFamily, Latency, RetryAfterForm, Says, Settings};
 #[command(after_help = HELP)]
 pub struct MockArgs {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081", value_parser = address)]
     pub listen: SocketAddr,
     /// Most requests in flight per key; one more is refused with 429 at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -89,6 +89,12 @@ Request headers that ask for something special:
   x-mock-latency: 50ms     this answer's time
   x-mock-fault: KIND       429, 500, 502, 503, 504, 529, quota, reset-before, reset-inside, stall
   x-mock-fail-first: N     only the first N attempts with this id that are let in fail so";
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let wanted = "expected an IP address and a port, such as 127.0.0.1:8081 or, for every interface, 0.0.0.0:8081";
+    local.as_deref().unwrap_or(text).parse().map_err(|_| wanted.to_owned())
+}
 
 fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "a number from 0 to 1".to_owned())

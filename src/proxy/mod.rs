@@ -38,7 +38,7 @@ use crate::{
     config::Trace,
     fault::Fault,
     gate::{Gate, Retired},
-    metrics::{End, Metrics},
+    metrics::Metrics,
     provider::presets::Preset,
     tasks::Tasks,
     traces::Traces,
@@ -135,9 +135,7 @@ impl Engine {
         if record.gate.is_none() {
             self.shared.metrics.fault_without_account(fault.kind());
         }
-        record.fault = Some(fault.kind());
-        record.end = End::Fault;
-        record.status = response.status().as_u16();
+        record.refused_by(fault, response.status());
         let mut response = response;
         if snapshot.config.trace == Trace::Headers {
             record.write_trace(response.headers_mut());
@@ -157,7 +155,10 @@ impl Engine {
         // No path is known; most have one upstream.
         let snapshot = self.shared.snapshot.load();
         let preset = snapshot.routes.first().map_or(Preset::Generic, |route| route.settings.preset);
-        fault.response(preset.error_shape(), &Method::GET, true)
+        let response = fault.response(preset.error_shape(), &Method::GET, true);
+        // For its line in the log.
+        Record::new().refused_by(&fault, response.status());
+        response
     }
 
     /// The story of one exchange. Every way out that is not an answer of the upstream is a [`Fault`]. The head keeps its

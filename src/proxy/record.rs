@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
 use crate::{
     clock,
     control::{cost::Tariff, retry::Failure, signals::Attribution},
-    fault::FaultKind,
+    fault::{Fault, FaultKind},
     gate::Gate,
     metrics::End,
     traces::{Ending, Span, Traces},
@@ -43,6 +43,8 @@ pub struct Record {
     pub end: End,
     /// The fault Tidegate answered with.
     pub fault: Option<FaultKind>,
+    /// Of a fault: what it was, in words. Before there is one: what was said about the last attempt that did not leave.
+    pub reason: Option<Box<str>>,
     /// Body bytes of a request that was held.
     pub request_bytes: u64,
     /// A request that streamed.
@@ -70,6 +72,7 @@ impl Record {
             status: 0,
             end: End::ClientLeft,
             fault: None,
+            reason: None,
             request_bytes: 0,
             upload: None,
             response_bytes: 0,
@@ -128,6 +131,16 @@ impl Record {
         }
     }
 
+    /// It ends with a fault that is answered with `status`.
+    pub fn refused_by(&mut self, fault: &Fault, status: StatusCode) {
+        let reason = match (fault, self.reason.take()) {
+            (Fault::Unreachable(_), Some(said)) => format!("{fault}: {said}"),
+            _ => fault.to_string(),
+        };
+        (self.end, self.fault, self.status) = (End::Fault, Some(fault.kind()), status.as_u16());
+        self.reason = Some(reason.into());
+    }
+
     /// Tidegate failed inside.
     pub fn panicked(&mut self) {
         (self.end, self.fault) = (End::Fault, Some(FaultKind::Internal));
@@ -180,22 +193,24 @@ impl Drop for Record {
             request_bytes,
             response_bytes: self.response_bytes,
         });
-        let Some(gate) = &self.gate else { return };
         let took = now.saturating_duration_since(self.started);
-        gate.metrics.exchange_ended(self.end);
-        gate.metrics.exchange.observe(took.as_secs_f64());
-        gate.metrics.relayed(request_bytes, self.response_bytes);
-        if let Some(fault) = self.fault {
-            gate.metrics.fault(fault);
+        if let Some(gate) = &self.gate {
+            gate.metrics.exchange_ended(self.end);
+            gate.metrics.exchange.observe(took.as_secs_f64());
+            gate.metrics.relayed(request_bytes, self.response_bytes);
+            if let Some(fault) = self.fault {
+                gate.metrics.fault(fault);
+            }
         }
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
-                    upstream = gate.upstream(),
-                    account = gate.account(),
+                    upstream = self.gate.as_ref().map(|gate| gate.upstream()),
+                    account = self.gate.as_ref().map(|gate| gate.account()),
                     end = self.end.label(),
                     status = self.status,
                     fault = self.fault.map(FaultKind::label),
+                    reason = self.reason.as_deref().filter(|_| self.fault.is_some()),
                     attempts = self.attempts,
                     queued_ms = self.queued.as_millis() as u64,
                     took_ms = took.as_millis() as u64,

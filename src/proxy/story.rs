@@ -15,7 +15,7 @@ use crate::{
     fault::{Fault, Unreached},
     gate::Permit,
     provider::{presets::Preset, signals},
-    upstream::{Failed, Hold, SendBody, Want},
+    upstream::{Failed, Hold, NotReached, SendBody, Want},
 };
 
 use super::{
@@ -95,7 +95,7 @@ impl Story<'_> {
                         Ok(Box::pin(examine(self.route.settings.preset, failure, response, hold)))
                     }
                 },
-                Err(failed) => Err(Box::new(self.failed(failed, body)?)),
+                Err(failed) => Err(Box::new(self.failed(failed, body, record)?)),
             };
             let trouble = match examining {
                 Ok(examining) => match examining.await {
@@ -180,14 +180,15 @@ impl Story<'_> {
     }
 
     /// No response head arrived.
-    fn failed(&self, failed: Failed, body: &mut RequestBody) -> Result<Trouble, Fault> {
+    fn failed(&self, failed: Failed, body: &mut RequestBody, record: &mut Record) -> Result<Trouble, Fault> {
         let observe = |permit: Option<Permit>, outcome| {
             if let Some(mut permit) = permit {
                 permit.observe(outcome, None);
             }
         };
         let (failure, reused, fault) = match failed {
-            Failed::Unsent { request, permit, why } => {
+            Failed::Unsent { request, permit, why: NotReached { why, said } } => {
+                record.reason = said;
                 body.give_back(request.into_body());
                 // A name that does not resolve and a certificate that does not verify are no matter of load.
                 let load = matches!(why, Unreached::Connect | Unreached::Timeout);

@@ -101,7 +101,9 @@ where
                 let elsewhere = Box::pin(pool.send_somewhere(request, permit, *this.want, *this.first_byte_max));
                 return this.elsewhere.insert(elsewhere).as_mut().poll(cx);
             }
-            (Some(request), permit) => Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed },
+            (Some(request), permit) => {
+                Failed::Unsent { request: Box::new(request), permit, why: Unreached::Closed.into() }
+            }
             (None, permit) if unprocessed(&error) => Failed::Unprocessed { permit },
             (None, permit) => Failed::Sent { permit, reused, error },
         }))

@@ -65,6 +65,36 @@ pub(super) struct Connected {
     pub(super) http2: bool,
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct NotReached {
+    /// What the client is told.
+    pub why: Unreached,
+    /// What the system or the TLS library says: for the log alone.
+    pub said: Option<Box<str>>,
+}
+
+impl NotReached {
+    fn saying(why: Unreached, said: &dyn std::fmt::Display) -> Self {
+        Self { why, said: Some(said.to_string().into()) }
+    }
+}
+
+impl std::fmt::Display for NotReached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.said {
+            Some(said) => write!(f, "{}: {said}", self.why),
+            None => self.why.fmt(f),
+        }
+    }
+}
+
+impl From<Unreached> for NotReached {
+    fn from(why: Unreached) -> Self {
+        Self { why, said: None }
+    }
+}
+
 /// Plain or TLS.
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -144,27 +174,29 @@ impl Connector {
     }
 
     /// Opens a connection within the deadline. `http1`: whatever ALPN would say (for upgrades).
-    pub(super) async fn connect(&self, http1: bool) -> Result<Connected, Unreached> {
-        tokio::time::timeout(self.deadline, self.open(http1)).await.unwrap_or(Err(Unreached::Timeout))
+    pub(super) async fn connect(&self, http1: bool) -> Result<Connected, NotReached> {
+        tokio::time::timeout(self.deadline, self.open(http1)).await.unwrap_or_else(|_| Err(Unreached::Timeout.into()))
     }
 
-    async fn open(&self, http1: bool) -> Result<Connected, Unreached> {
-        let addresses = (self.ways.resolve)(self.host.clone(), self.port).await.map_err(|_| Unreached::Dns)?;
+    async fn open(&self, http1: bool) -> Result<Connected, NotReached> {
+        let addresses = (self.ways.resolve)(self.host.clone(), self.port)
+            .await
+            .map_err(|error| NotReached::saying(Unreached::Dns, &error))?;
         let stream = reach(addresses).await?;
         // Small stream events must not wait for company.
-        stream.set_nodelay(true).map_err(|_| Unreached::Connect)?;
+        stream.set_nodelay(true).map_err(|error| NotReached::saying(Unreached::Connect, &error))?;
         let Some(tls) = &self.tls else {
             return Ok(Connected { stream: Stream::Plain(stream), http2: self.http2 == Http2::Only && !http1 });
         };
         let connector = if http1 { &tls.http1 } else { &tls.negotiated };
-        let stream = connector.connect(tls.name.clone(), stream).await.map_err(|error| {
-            tracing::warn!(host = self.host, %error, "TLS handshake with the upstream failed");
-            Unreached::Tls
-        })?;
+        let stream = connector
+            .connect(tls.name.clone(), stream)
+            .await
+            .map_err(|error| NotReached::saying(Unreached::Tls, &error))?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if self.http2 == Http2::Only && !http2 && !http1 {
-            tracing::warn!(host = self.host, "the upstream did not agree to HTTP/2, which `http2: only` asks for");
-            return Err(Unreached::Tls);
+            let said = "the upstream did not agree to HTTP/2, which `http2: only` asks for";
+            return Err(NotReached::saying(Unreached::Tls, &said));
         }
         Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
     }
@@ -172,16 +204,17 @@ impl Connector {
 
 /// Connects to whichever address answers first. They are tried in the resolver's order with the families taking turns,
 /// each with a head start over the next; one that fails makes way at once.
-async fn reach(addresses: Vec<SocketAddr>) -> Result<TcpStream, Unreached> {
+async fn reach(addresses: Vec<SocketAddr>) -> Result<TcpStream, NotReached> {
     if addresses.is_empty() {
-        return Err(Unreached::Dns);
+        return Err(Unreached::Dns.into());
     }
+    let mut refused = NotReached::from(Unreached::Connect);
     let mut left = taking_turns(addresses).into_iter();
     let mut racing: Vec<Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>> = Vec::new();
     loop {
         match left.next() {
             Some(address) => racing.push(Box::pin(TcpStream::connect(address))),
-            None if racing.is_empty() => return Err(Unreached::Connect),
+            None if racing.is_empty() => return Err(refused),
             None => {}
         }
         let ended = poll_fn(|cx| {
@@ -194,8 +227,9 @@ async fn reach(addresses: Vec<SocketAddr>) -> Result<TcpStream, Unreached> {
             Poll::Pending
         });
         tokio::select! {
-            end = ended => if let Ok(stream) = end {
-                return Ok(stream);
+            end = ended => match end {
+                Ok(stream) => return Ok(stream),
+                Err(error) => refused = NotReached::saying(Unreached::Connect, &error),
             },
             () = tokio::time::sleep(HEAD_START), if left.len() > 0 => {}
         }
@@ -270,9 +304,13 @@ fn client_config(upstream: &str, tls: &UpstreamTls) -> Result<ClientConfig, Conn
 }
 
 fn certificates(upstream: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
-    CertificateDer::pem_file_iter(path)
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect())
-        .map_err(|error| file_error(upstream, path, &error))
+        .map_err(|error| file_error(upstream, path, &error))?;
+    if certificates.is_empty() {
+        return Err(file_error(upstream, path, &"no certificate in it"));
+    }
+    Ok(certificates)
 }
 
 fn file_error(upstream: &str, path: &Path, problem: &dyn std::fmt::Display) -> ConnectorError {
@@ -341,8 +379,10 @@ mod tests {
 
     #[tokio::test]
     async fn no_address_and_none_that_answers_are_told_apart() {
-        assert_eq!(reach(Vec::new()).await.unwrap_err(), Unreached::Dns);
-        assert_eq!(reach(vec![refused().await, refused().await]).await.unwrap_err(), Unreached::Connect);
+        assert_eq!(reach(Vec::new()).await.unwrap_err().why, Unreached::Dns);
+        let refused = reach(vec![refused().await, refused().await]).await.unwrap_err();
+        assert_eq!(refused.why, Unreached::Connect);
+        assert!(refused.said.unwrap().contains("refused"), "the system's own words");
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod ways;
 
 pub(crate) use body::plus;
 pub use body::{BodyError, ClientBody, SendBody, Upload};
-pub use connect::{Connector, ConnectorError};
+pub use connect::{Connector, ConnectorError, NotReached};
 pub use hold::{Hold, Unheard};
 pub use pool::{Failed, Pool, Want};
 pub use ways::{Ages, Resolve, Resolving, Ways};

@@ -31,7 +31,7 @@ use crate::{
 use super::{
     Ages, Connector, SendBody,
     answered::Answered,
-    connect::{self, Stream},
+    connect::{self, NotReached, Stream},
     hold::{Conn, Hold, Http1, Http2, Io, Landing, Streams, Unheard},
 };
 
@@ -79,7 +79,7 @@ pub enum Failed {
         /// Still held.
         permit: Option<Permit>,
         /// Why.
-        why: Unreached,
+        why: NotReached,
     },
     /// The upstream said that it did not process it (HTTP/2 `REFUSED_STREAM`, `GOAWAY`).
     Unprocessed {
@@ -225,7 +225,7 @@ impl Pool {
     }
 
     /// A connection that can take a request now: a kept one (then the flag is set), or a fresh one.
-    async fn check_out(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<(Conn, bool), Unreached> {
+    async fn check_out(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<(Conn, bool), NotReached> {
         if let Some(conn) = self.kept(want).await {
             return Ok((conn, true));
         }
@@ -286,7 +286,7 @@ impl Pool {
         Some(conn.clone())
     }
 
-    async fn dial(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<Conn, Unreached> {
+    async fn dial(self: &Arc<Self>, want: Want, permit: &Permit) -> Result<Conn, NotReached> {
         let began = clock::now();
         let connected = self.connector.connect(want == Want::Http1).await?;
         let opened = clock::now();
@@ -298,7 +298,7 @@ impl Pool {
         }
     }
 
-    async fn start_http1(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
+    async fn start_http1(self: &Arc<Self>, stream: Stream) -> Result<Conn, NotReached> {
         self.only_http1.store(true, Ordering::Relaxed);
         let unheard = Arc::<Unheard>::default();
         let (io, landing) = Io::new(stream, Some(Arc::clone(&unheard)));
@@ -307,7 +307,7 @@ impl Pool {
             .max_buf_size(READ_AHEAD_BYTES)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|_| Unreached::Closed)?;
+            .map_err(|error| NotReached { why: Unreached::Closed, said: Some(error.to_string().into()) })?;
         let (abandon, abandoned) = oneshot::channel();
         let conn = Box::pin(conn.with_upgrades());
         self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
@@ -316,7 +316,7 @@ impl Pool {
         Ok(Conn::Http1(Box::new(conn)))
     }
 
-    async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, Unreached> {
+    async fn start_http2(self: &Arc<Self>, stream: Stream) -> Result<Conn, NotReached> {
         let (io, _landing) = Io::new(stream, None);
         let (sender, conn) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -327,7 +327,7 @@ impl Pool {
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|_| Unreached::Closed)?;
+            .map_err(|error| NotReached { why: Unreached::Closed, said: Some(error.to_string().into()) })?;
         let streams = Arc::new(Streams { open: AtomicUsize::new(1), max: AtomicUsize::new(STREAMS_MAX) });
         let mut conn = Box::pin(conn);
         let allowed = Arc::clone(&streams);

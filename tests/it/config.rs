@@ -227,7 +227,7 @@ fn a_file_that_cannot_be_read_is_named() {
 #[test]
 fn flags_are_laid_over_a_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/two-upstreams.yaml");
-    let overrides = Overrides { ceiling: Some(3), ..Overrides::default() };
+    let overrides = Overrides { ceiling: Some("3".to_owned()), ..Overrides::default() };
     let config = Config::build(Some(&path), &overrides, &env).unwrap();
     assert!(config.upstreams.iter().all(|upstream| upstream.ceiling == Some(3) && upstream.tier.is_none()));
 }

@@ -8,7 +8,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tidegate::telemetry::{self, LogFormat, LogLevel};
 use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
-use crate::support::{Http2Client, Process, Proxy, Reply, Step, Upstream, metric, soon, text, wait_until};
+use crate::support::{
+    Client, Folder, Http2Client, Process, Proxy, Reply, Step, Upstream, metric, soon, text, wait_until,
+};
 
 /// Panics where the program logs that an attempt is made again, in the middle of an exchange, or what an answer used,
 /// in the middle of its body.
@@ -179,4 +181,40 @@ async fn out_of_file_descriptors_it_says_so_once_and_recovers() {
     assert_eq!(process.err().matches("cannot be accepted").count(), 1, "{}", process.err());
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn each_failure_is_one_line_of_the_log_and_says_why() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "c.yaml",
+        "{listen: '127.0.0.1:0', admin: off, upstreams: [{name: away, url: 'http://127.0.0.1:1', match: {path_prefix: /a}, retry: {attempts_max: 1}}]}",
+    );
+    let process = Process::start(&["--config", &file], &[]);
+    let proxy = process.addr("proxy").await;
+    let (long, mut lines) = ("x".repeat(40_000), 0);
+    for (request, status, fault, reason) in [
+        ("GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n", 404, "no_route", "no upstream"),
+        ("GET /a HTTP/1.1\r\nhost: h\r\nhost: i\r\n\r\n", 400, "bad_head", "host"),
+        ("TRACE /a HTTP/1.1\r\nhost: h\r\n\r\n", 405, "bad_method", "method"),
+        ("CONNECT h:1 HTTP/1.1\r\nhost: h\r\n\r\n", 405, "bad_method", "method"),
+        (format!("GET /{long} HTTP/1.1\r\nhost: h\r\n\r\n").as_str(), 414, "long_target", "target"),
+        ("GET /a HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400, "bad_head", "well-formed"),
+        ("GET /a HTTP/1.1\r\nhost: h\r\n\r\n", 502, "unreachable", "(connecting failed): Connection refused"),
+    ] {
+        let mut client = Client::connect(proxy).await;
+        client.send(request).await;
+        assert_eq!(client.response().await.status, status, "{fault}");
+        lines += 1;
+        wait_until("it is logged", || process.err().matches("\"exchange\"").count() == lines).await;
+        let log = process.err();
+        let line: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"exchange".into()), "{line}");
+        assert_eq!((&line["status"], &line["fault"]), (&status.into(), &fault.into()), "{line}");
+        assert!(
+            line["reason"].as_str().is_some_and(|said| said.to_lowercase().contains(&reason.to_lowercase())),
+            "{line}"
+        );
+        assert_eq!(line["upstream"].as_str(), (fault == "unreachable").then_some("away"), "{line}");
+    }
 }

@@ -218,6 +218,8 @@ fn delay_guards() -> Vec<&'static str> {
     DelayGuard::ALL.map(DelayGuard::name).to_vec()
 }
 
-fn presets() -> Vec<&'static str> {
+/// What `preset` may be.
+#[must_use]
+pub fn presets() -> Vec<&'static str> {
     ["auto"].into_iter().chain(Preset::ALL.map(Preset::name)).collect()
 }

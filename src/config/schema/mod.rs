@@ -8,6 +8,7 @@ mod trace;
 use serde_json::{Map, Value, json};
 
 use super::file::Root;
+pub use kinds::presets;
 use reference::{Entry, entries};
 use trace::Shape;
 
