@@ -1,7 +1,9 @@
 """The sidecar component and its example."""
 
+import json
 import urllib.request
 
+import pytest
 import yaml
 from conftest import BINARY, DEPLOY, Process, assert_hardened, assert_valid, check, documents, pod_spec, run, seconds, tool
 
@@ -39,12 +41,18 @@ def workload(kind, name, **labels):
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
-def test_one_line_gives_every_kind_of_workload_the_sidecar(tmp_path):
+def in_style(style, objects):
+    dumps = {"block": yaml.safe_dump, "flow": lambda one: yaml.safe_dump(one, default_flow_style=True), "json": json.dumps}
+    return "\n---\n".join(dumps[style](one) for one in objects)
+
+
+@pytest.mark.parametrize("style", ["block", "flow", "json"])
+def test_one_line_gives_every_kind_of_workload_the_sidecar(style, tmp_path):
     app = tmp_path / "app"
     app.mkdir()
     objects = [workload(kind, kind.lower()) for kind in WORKLOADS]
     objects.append(workload("Deployment", "left-out", tidegate="none"))
-    (app / "all.yaml").write_text(yaml.safe_dump_all(objects))
+    (app / "all.yaml").write_text(in_style(style, objects))
     for component in ("sidecar", "monitoring"):
         target = app / component
         run("cp", "-r", KUBERNETES / component, target)
