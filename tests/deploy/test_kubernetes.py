@@ -53,10 +53,10 @@ def test_one_line_gives_every_kind_of_workload_the_sidecar(style, tmp_path):
     objects = [workload(kind, kind.lower()) for kind in WORKLOADS]
     objects.append(workload("Deployment", "left-out", tidegate="none"))
     (app / "all.yaml").write_text(in_style(style, objects))
-    for component in ("sidecar", "monitoring"):
+    for component in ("sidecar", "monitoring", "networkpolicy"):
         target = app / component
         run("cp", "-r", KUBERNETES / component, target)
-    (app / "kustomization.yaml").write_text("resources: [all.yaml]\ncomponents: [sidecar, monitoring]\n")
+    (app / "kustomization.yaml").write_text("resources: [all.yaml]\ncomponents: [sidecar, monitoring, networkpolicy]\n")
 
     built = kustomize(app)
 
@@ -107,7 +107,7 @@ def test_the_configuration_drains_within_the_time_a_pod_has(tmp_path):
 
 
 def test_the_policy_closes_the_admin_port_and_no_other():
-    policy = yaml.safe_load((KUBERNETES / "sidecar/networkpolicy.yaml").read_text())["spec"]
+    policy = yaml.safe_load((KUBERNETES / "networkpolicy/networkpolicy.yaml").read_text())["spec"]
     everybody, monitoring = policy["ingress"]
     assert "from" not in everybody and monitoring["from"]
     open_ports = {
@@ -118,6 +118,11 @@ def test_the_policy_closes_the_admin_port_and_no_other():
     }
     assert set(range(1, 65536)) - open_ports == {9090}
     assert [rule["port"] for rule in monitoring["ports"]] == [9090]
+
+
+def test_the_sidecar_alone_opens_no_port_of_the_application():
+    """A policy would be added to what the namespace has, which may deny all."""
+    assert not [one for one in kustomize(KUBERNETES / "example") if one["kind"] == "NetworkPolicy"]
 
 
 def test_probes_and_scrapes_by_the_pods_address_are_let_in(figures, monkeypatch):
