@@ -28,6 +28,11 @@ def quantiles(metric, *shares):
 # What an allowance is taken up to: the ceiling where one is known, else the limit that was found.
 ALLOWED = f"(tidegate_ceiling{{{ACCOUNT}}} or tidegate_limit{{{ACCOUNT}}})"
 
+# Every request is an exchange, but those that reach no account: they are faults only.
+STRAYS = rate("tidegate_faults_total", ',account=""')
+REQUESTS = f"(sum({rate('tidegate_exchanges_total')}) or vector(0)) + (sum({STRAYS}) or vector(0))"
+
+
 def stat(title, description, unit, expression, steps=None, width=4, **options):
     thresholds = [{"color": "green", "value": None}]
     thresholds += [{"color": color, "value": value} for value, color in (steps or [])]
@@ -102,9 +107,9 @@ ROWS = {
         stat("Running", "Processes that answer scrapes.", "short", f"count(tidegate_build_info{{{PROCESS}}})"),
         stat(
             "Answers",
-            "Exchanges that ended per second, however they ended.",
+            "Exchanges that ended per second, however they ended, and requests that reached no account.",
             "reqps",
-            f"sum({rate('tidegate_exchanges_total')})",
+            REQUESTS,
         ),
         stat("Waiting", "Requests in the queues now.", "short", f"sum(tidegate_queue_depth{{{ACCOUNT}}})"),
         stat(
@@ -124,9 +129,9 @@ ROWS = {
         ),
         stat(
             "Faults",
-            "Share of exchanges that Tidegate had to answer itself with an error. This is what clients see.",
+            "Share of requests that Tidegate had to answer itself with an error. This is what clients see.",
             "percentunit",
-            f"sum({rate('tidegate_faults_total')}) / sum({rate('tidegate_exchanges_total')})",
+            f"sum({rate('tidegate_faults_total')}) / ({REQUESTS} > 0)",
             [(0.001, "orange"), (0.05, "red")],
         ),
         graph(
@@ -141,7 +146,7 @@ ROWS = {
         graph(
             "Faults by kind",
             "Errors that Tidegate answered with. queue_full, queue_timeout, cannot_wait: too much is asked of the account. "
-            "unreachable, first_byte_timeout, upstream_protocol: the upstream. The others: clients.",
+            "unreachable, first_byte_timeout, upstream_protocol: the upstream. no_route: a path that is no upstream's. The others: clients.",
             "reqps",
             ("{{kind}}", f"sum by (kind) ({rate('tidegate_faults_total')}) > 0"),
             width=12,
