@@ -167,18 +167,20 @@ ROWS = {
         graph(
             "Allowance used",
             "1 is all of it: slots taken of the ceiling (or of the limit that was found), and attempts of the tightest known "
-            "rate. Near 1 all day, while requests wait: the tier is too small.",
+            "rate. Near 1 all day, while requests wait: the tier is too small. No line of the rate where attempts are far "
+            "more than the tightest allows: then that is one model's, and others have their own.",
             "percentunit",
             (f"slots {EACH}", f"sum {BY} (tidegate_in_flight{{{ACCOUNT}}}) / sum {BY} {ALLOWED}"),
             (
                 f"rate {EACH}",
-                f"sum {BY} ({rate('tidegate_attempts_total')}) / min {BY} (tidegate_pace_per_second{{{ACCOUNT}}})",
+                f"sum {BY} ({rate('tidegate_attempts_total')}) / min {BY} (tidegate_pace_per_second{{{ACCOUNT}}}) <= 1.25",
             ),
             width=12,
         ),
         graph(
             "Attempts against the known rate",
-            "Attempts per second, and what the tightest rate allows that is configured, reported or measured.",
+            "Attempts per second, of all models, and what the tightest rate allows that is configured, reported or measured. "
+            "Where each model has a rate of its own, attempts may be more.",
             "reqps",
             (f"attempts {EACH}", f"sum {BY} ({rate('tidegate_attempts_total')})"),
             (f"allowed {EACH}", f"min {BY} (tidegate_pace_per_second{{{ACCOUNT}}})"),

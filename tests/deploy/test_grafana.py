@@ -134,5 +134,18 @@ def test_requests_that_reach_no_account_are_shown(shows):
     shows("Faults", series, [[("{}", 0.25)]])
 
 
+def test_the_tightest_models_rate_is_not_held_against_all_attempts(shows):
+    series = {
+        f"tidegate_in_flight{{{OF}}}": "3+0",
+        f"tidegate_limit{{{OF}}}": "6+0",
+        f"tidegate_pace_per_second{{{OF}}}": "1+0",
+        f'tidegate_attempts_total{{{OF},outcome="accepted"}}': "0+24",
+    }
+    labels = '{instance="a",upstream="api",account="k"}'
+    shows("Allowance used", series, [[(labels, 0.5)], [(labels, 0.8)]])
+    series[f'tidegate_attempts_total{{{OF},outcome="accepted"}}'] = "0+5460"
+    shows("Allowance used", series, [[(labels, 0.5)], []])
+
+
 def test_every_expression_returns_data_under_load(live):
     assert not live.without_data([filled(expression) for expression in EXPRESSIONS])
