@@ -124,7 +124,7 @@ ROWS = {
             "Share of attempts that the upstream refused. Clients see none of these but spent quotas. "
             "About 1 % is what finding a limit costs, 10 % what sharing one does.",
             "percentunit",
-            f"sum({rate('tidegate_refusals_total')}) / sum({rate('tidegate_attempts_total')})",
+            f"sum({rate('tidegate_refusals_total')}) / (sum({rate('tidegate_attempts_total')}) > 0)",
             [(0.1, "orange"), (0.25, "red")],
         ),
         stat(
@@ -277,7 +277,7 @@ ROWS = {
             "short",
             (
                 "attempts",
-                f"sum({rate('tidegate_attempts_total')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({rate('tidegate_attempts_total')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
             width=12,
             decimals=2,
@@ -323,8 +323,7 @@ ROWS = {
             "Input from cache",
             "Share of input tokens that the provider had cached, and charges less for.",
             "percentunit",
-            f"sum({tokens('cached')}) "
-            f"/ sum({tokens('input')})",
+            f"sum({tokens('cached')}) / (sum({tokens('input')}) > 0)",
         ),
         graph(
             "Spent per hour by account",
@@ -345,11 +344,11 @@ ROWS = {
             "short",
             (
                 "input",
-                f"sum({tokens('input')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({tokens('input')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
             (
                 "output",
-                f"sum({tokens('output')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({tokens('output')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
         ),
     ],
@@ -411,7 +410,7 @@ ROWS = {
             "Reloads of the configuration",
             "Changed files that were taken or rejected, in the last hour. After a rejected one the old configuration goes on.",
             "short",
-            ("{{result}}", f"sum by (result) (increase(tidegate_config_reloads_total{{{PROCESS}}}[1h])) or vector(0)"),
+            ("{{result}}", f"sum by (result) (increase(tidegate_config_reloads_total{{{PROCESS}}}[1h]))"),
         ),
         graph(
             "Versions",

@@ -147,5 +147,24 @@ def test_the_tightest_models_rate_is_not_held_against_all_attempts(shows):
     shows("Allowance used", series, [[(labels, 0.5)], []])
 
 
+@pytest.mark.parametrize("title", ["Attempts refused", "Faults", "Input from cache", "Attempts for each exchange"])
+def test_without_traffic_there_is_no_share(title, shows):
+    """0 of 0 is no number, which Grafana would show as such."""
+    series = {
+        f'tidegate_attempts_total{{{OF},outcome="accepted"}}': "5+0",
+        f'tidegate_refusals_total{{{OF},attribution="ceiling"}}': "5+0",
+        f'tidegate_exchanges_total{{{OF},end="complete"}}': "5+0",
+        f'tidegate_faults_total{{{OF},kind="queue_full"}}': "5+0",
+        f'tidegate_tokens_total{{{OF},kind="input"}}': "5+0",
+        f'tidegate_tokens_total{{{OF},kind="cached"}}': "5+0",
+    }
+    shows(title, series, [[]])
+
+
+def test_reloads_have_no_series_without_a_name(shows):
+    series = {f'tidegate_config_reloads_total{{instance="a",result="{result}"}}': "3+0" for result in ("accepted", "rejected")}
+    shows("Reloads of the configuration", series, [[(f'{{result="{result}"}}', 0) for result in ("accepted", "rejected")]])
+
+
 def test_every_expression_returns_data_under_load(live):
     assert not live.without_data([filled(expression) for expression in EXPRESSIONS])
