@@ -92,6 +92,21 @@ def test_a_configuration_of_ones_own_goes_over_the_charts(tmp_path):
     check(config_of(objects), tmp_path)
 
 
+def test_pods_are_replaced_for_what_they_do_not_take_running(tmp_path):
+    def pod(config):
+        own = tmp_path / "values.yaml"
+        own.write_text(yaml.safe_dump({"upstream": {"url": "https://api.openai.com"}, "config": config}))
+        return one(list(yaml.safe_load_all(run(tool("helm"), "template", "api", CHART, "--values", own))), "Deployment")["spec"]
+
+    before = pod({})
+    for config in ({"trace": "headers"}, {"limits": {"accounts_max": 7}}, {"buffers": {"total_max": "1MiB"}}):
+        assert pod(config) == before, config
+    for config in ({"threads": 3}, {"limits": {"connections_max": 7}}, {"otlp": {"sample": 0.5}}, {"tls": {"cert": "/c", "key": "/k"}}):
+        assert pod(config) != before, config
+    tls = [pod({"tls": {"cert": path, "key": "/k"}}) for path in ("/c", "/d")]
+    assert tls[0] == tls[1], "other certificates are taken"
+
+
 def test_mistakes_are_told():
     assert "upstream.url is required" in refused()
     assert "lower `replicas`" in refused(URL, "upstream.ceiling=1")

@@ -36,3 +36,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- mustMergeOverwrite $config (deepCopy .Values.config) | toYaml }}
 {{- end }}
+
+{{/* Of what a running process does not take: listen and admin never change here. */}}
+{{- define "tidegate.restart" -}}
+{{- $config := include "tidegate.config" . | fromYaml }}
+{{- $limits := omit ($config.limits | default dict) "accounts_max" }}
+{{- dict "threads" $config.threads "limits" $limits "otlp" $config.otlp "tls" (not $config.tls) | toJson | sha256sum }}
+{{- end }}
