@@ -1,10 +1,12 @@
 """The chart of the shared gateway."""
 
+import json
+import re
 import subprocess
 
 import pytest
 import yaml
-from conftest import DEPLOY, assert_hardened, assert_valid, check, documents, pod_spec, run, seconds, tool
+from conftest import DEPLOY, ROOT, assert_hardened, assert_valid, check, documents, pod_spec, run, seconds, tool
 
 CHART = DEPLOY / "helm/tidegate"
 URL = "upstream.url=https://api.openai.com"
@@ -113,6 +115,56 @@ def test_mistakes_are_told():
     assert "nonsense" in refused(URL, "nonsense=1")
     assert "replicas" in refused(URL, "replicas=0")
     assert "config" in refused(URL, "config.drain.max=1s")
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ("upstream: { preset: zzz }", "preset"),
+        ("upstream: { url: 'https://a b' }", "url"),
+        ("drain: null", "drain"),
+        ("log: { level: loud }", "level"),
+        ("service: { annotations: { n: 5 } }", "annotations"),
+        ("podLabels: { app.kubernetes.io/name: mine }", "podLabels"),
+        ("monitor: { labels: { app.kubernetes.io/instance: mine } }", "labels"),
+        ("upstream: { url: '', ceiling: 5 }\nconfig: { upstreams: [{ url: 'https://a.example' }] }", "upstream.ceiling"),
+        ("config: { upstreams: [{ url: 'https://a.example' }] }", "upstream.url"),
+    ],
+)
+def test_what_would_fail_later_is_refused(values, word, tmp_path):
+    own = tmp_path / "values.yaml"
+    own.write_text(values)
+    address = [] if "url:" in values.split("config")[0] else ["--set", URL]
+    done = subprocess.run([tool("helm"), "template", "api", CHART, "--values", own, *address], capture_output=True, text=True)
+    assert done.returncode != 0 and word in done.stderr, done.stderr or done.stdout
+
+
+def test_numbers_in_a_file_are_whole(tmp_path):
+    """Helm reads those as floating point, and would print a million as 1e+06."""
+    own = tmp_path / "values.yaml"
+    own.write_text(f"upstream: {{ {URL.replace('upstream.', '').replace('=', ': ')}, tpm: 20000000 }}\ndrain: {{ maxSeconds: 1000000 }}\nconfig: null\n")
+    objects = documents(tool("helm"), "template", "api", CHART, "--values", own)
+    assert_valid(objects)
+    config = yaml.safe_load(config_of(objects))
+    assert (config["drain"]["max"], config["upstreams"][0]["tpm"]) == ("1000000s", 10_000_000)
+    assert pod_spec(one(objects, "Deployment"))["terminationGracePeriodSeconds"] == 1_000_015
+
+
+def test_the_presets_are_the_programs(tmp_path):
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    listed = schema["upstream"]["properties"]["preset"]["enum"]
+    for preset in listed:
+        check(f"upstreams: [{{ url: 'https://a.example', preset: {preset} }}]", tmp_path)
+    names = re.findall(r"Self::\w+ => \"(\w+)\",", (ROOT / "src/provider/presets.rs").read_text())
+    assert set(listed) == {"auto", *names}
+
+
+@pytest.mark.parametrize("release", ["a.b", "1st", "x" * 53, "1" * 53, "my-tidegate"])
+def test_every_release_gives_names_that_services_may_have(release):
+    objects = documents(tool("helm"), "template", release, CHART, "--set", URL)
+    assert_valid(objects)
+    names = {each["metadata"]["name"] for each in objects if each["kind"] == "Service"}
+    assert len(names) == 2 and all(re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names), names
 
 
 def test_nobody_means_nobody():
