@@ -167,6 +167,23 @@ def test_every_release_gives_names_that_services_may_have(release):
     assert len(names) == 2 and all(re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names), names
 
 
+def test_it_may_connect_to_what_it_is_told_to(tmp_path):
+    def ports(values):
+        own = tmp_path / "values.yaml"
+        own.write_text(values)
+        objects = list(yaml.safe_load_all(run(tool("helm"), "template", "api", CHART, "--values", own)))
+        dns, *others = one(objects, "NetworkPolicy")["spec"]["egress"]
+        return {port["port"] for rule in others for port in rule["ports"]}
+
+    assert ports("upstream: { url: https://a.example }") == {443}
+    assert ports("upstream: { url: http://api:8000/v1 }\nnetworkPolicy: { upstreamPorts: [8443] }") == {8000, 8443}
+    assert ports("upstream: { url: http://a.example }\nnetworkPolicy: { upstreamPorts: [] }") == {80}
+    two = "config: { otlp: { endpoint: 'http://otel:4318' }, upstreams: [{ url: 'https://[fd00::1]:8001' }, { url: '${URL}' }] }"
+    assert ports(two) == {443, 4318, 8001}
+    otel = "env: [{ name: OTEL_EXPORTER_OTLP_ENDPOINT, value: http://otel:4319 }, { name: OTHER, valueFrom: {} }]"
+    assert ports(f"upstream: {{ url: https://a.example }}\n{otel}") == {443, 4319}
+
+
 def test_nobody_means_nobody():
     policy = one(template(URL, "networkPolicy.clients=null", "networkPolicy.monitoring=null"), "NetworkPolicy")
     assert not policy["spec"]["ingress"], "a rule without `from` lets everybody in"

@@ -45,6 +45,23 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- mustMergeOverwrite $config (deepCopy $own) | toYaml }}
 {{- end }}
 
+{{/* Where it has to connect to: the ports of the addresses it is given, and those of upstreamPorts. */}}
+{{- define "tidegate.ports" -}}
+{{- $config := include "tidegate.config" . | fromYaml }}
+{{- $urls := list ($config.otlp | default dict).endpoint }}
+{{- range $config.upstreams }}{{ $urls = append $urls .url }}{{ end }}
+{{- range .Values.env }}{{ if hasPrefix "OTEL_EXPORTER_OTLP" .name }}{{ $urls = append $urls .value }}{{ end }}{{ end }}
+{{- $ports := list }}
+{{- range .Values.networkPolicy.upstreamPorts }}{{ $ports = append $ports (int64 .) }}{{ end }}
+{{- range $url := $urls }}
+{{- if regexMatch "^https?://[^$]*$" ($url | default "") }}
+{{- $port := regexReplaceAll "^https?://(?:\\[[^\\]]*\\]|[^/:]*)(?::([0-9]+))?.*$" $url "${1}" }}
+{{- $ports = append $ports ($port | default (ternary 443 80 (hasPrefix "https:" $url)) | int64) }}
+{{- end }}
+{{- end }}
+{{- $ports | uniq | sortAlpha | toJson }}
+{{- end }}
+
 {{/* Of what a running process does not take: listen and admin never change here. */}}
 {{- define "tidegate.restart" -}}
 {{- $config := include "tidegate.config" . | fromYaml }}
