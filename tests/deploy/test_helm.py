@@ -184,6 +184,28 @@ def test_it_may_connect_to_what_it_is_told_to(tmp_path):
     assert ports(f"upstream: {{ url: https://a.example }}\n{otel}") == {443, 4319}
 
 
+def test_certificates_are_mounted_from_secrets(tmp_path):
+    example = re.search(r"for example certificates:\n((?:#   .*\n)+)", (CHART / "values.yaml").read_text())[1]
+    own = tmp_path / "values.yaml"
+    own.write_text(example.replace("#   ", "") + "upstream: { url: https://a.example }\n")
+    given = ["api", CHART, "--namespace", "gateway", "--values", own]
+    objects = documents(tool("helm"), "template", *given)
+    assert_valid(objects)
+    pod = pod_spec(one(objects, "Deployment"))
+    [container] = pod["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    config = yaml.safe_load(config_of(objects))
+    for path in config["tls"].values():
+        assert volumes[mounts[path.rsplit("/", 1)[0]]]["secret"]["secretName"] == "tidegate-tls"
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert all(probe["port"] == "admin" and probe.get("scheme", "HTTP") == "HTTP" for probe in probes), "the admin port is plain"
+    protocols = {port["name"]: port["appProtocol"] for each in objects if each["kind"] == "Service" for port in each["spec"]["ports"]}
+    assert protocols == {"proxy": "https", "admin": "http"}
+    notes = run(tool("helm"), "install", *given, "--dry-run=client")
+    assert "OPENAI_BASE_URL=https://api-tidegate.gateway.svc:8080/v1" in notes and "http://api-tidegate" not in notes
+
+
 def test_nobody_means_nobody():
     policy = one(template(URL, "networkPolicy.clients=null", "networkPolicy.monitoring=null"), "NetworkPolicy")
     assert not policy["spec"]["ingress"], "a rule without `from` lets everybody in"

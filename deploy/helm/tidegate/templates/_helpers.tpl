@@ -45,6 +45,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- mustMergeOverwrite $config (deepCopy $own) | toYaml }}
 {{- end }}
 
+{{/* What clients speak; the admin port, which the probes ask, is plain in any case. */}}
+{{- define "tidegate.scheme" -}}
+{{- if (.Values.config | default dict).tls }}https{{ else }}http{{ end }}
+{{- end }}
+
 {{/* Where it has to connect to: the ports of the addresses it is given, and those of upstreamPorts. */}}
 {{- define "tidegate.ports" -}}
 {{- $config := include "tidegate.config" . | fromYaml }}
