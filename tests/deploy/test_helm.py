@@ -206,6 +206,19 @@ def test_certificates_are_mounted_from_secrets(tmp_path):
     assert "OPENAI_BASE_URL=https://api-tidegate.gateway.svc:8080/v1" in notes and "http://api-tidegate" not in notes
 
 
+@pytest.mark.parametrize("kind", ["PodMonitor", "ServiceMonitor"])
+def test_the_alerts_find_the_job_whatever_the_release_is_called(kind):
+    values = ("--set", URL, "--set", "monitor.enabled=true", "--set", f"monitor.kind={kind}")
+    objects = documents(tool("helm"), "template", "x" * 53, CHART, *values)
+    assert_valid(objects)
+    monitor = one(objects, kind)["spec"]
+    sources = [each["metadata"]["labels"] for each in objects if each["kind"] == "Service"]
+    if kind == "PodMonitor":
+        sources = [one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]]
+    [labels] = [labels for labels in sources if monitor["selector"]["matchLabels"].items() <= labels.items()]
+    assert "tidegate" in labels[monitor["jobLabel"]]
+
+
 def test_nobody_means_nobody():
     policy = one(template(URL, "networkPolicy.clients=null", "networkPolicy.monitoring=null"), "NetworkPolicy")
     assert not policy["spec"]["ingress"], "a rule without `from` lets everybody in"
