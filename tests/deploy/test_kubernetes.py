@@ -79,6 +79,28 @@ def test_one_line_gives_every_kind_of_workload_the_sidecar(style, tmp_path):
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "tidegate-admin"
 
 
+def test_two_applications_share_a_namespace(tmp_path):
+    run("cp", "-r", *(KUBERNETES / component for component in ("sidecar", "monitoring", "networkpolicy")), tmp_path)
+    for name, ceiling in (("one", "3"), ("two", "4")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.yaml").write_text(yaml.safe_dump(workload("Deployment", "app")))
+        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tidegate"}, "data": {"CEILING": ceiling}}
+        own = {"nameSuffix": f"-{name}", "resources": ["app.yaml"], "components": ["../sidecar"]}
+        own["patches"] = [{"patch": yaml.safe_dump(settings)}]
+        (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    (tmp_path / "kustomization.yaml").write_text("resources: [one, two]\ncomponents: [monitoring, networkpolicy]\n")
+    built = kustomize(tmp_path)
+    assert_valid(built)
+    data = {one["metadata"]["name"]: one["data"] for one in built if one["kind"] == "ConfigMap"}
+    ceilings = {
+        one["metadata"]["name"]: data[sidecar_of(one)["envFrom"][0]["configMapRef"]["name"]]["CEILING"]
+        for one in built
+        if one["kind"] == "Deployment"
+    }
+    assert ceilings == {"app-one": "3", "app-two": "4"}
+    assert len([one for one in built if one["kind"] in ("PodMonitor", "NetworkPolicy")]) == 2
+
+
 def test_the_patch_of_cron_jobs_is_the_other_one():
     pod = yaml.safe_load((KUBERNETES / "sidecar/pod.yaml").read_text())["spec"]["template"]
     cron = yaml.safe_load((KUBERNETES / "sidecar/cronjob.yaml").read_text())
