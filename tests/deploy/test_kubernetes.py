@@ -1,6 +1,8 @@
 """The sidecar component and its example."""
 
 import json
+import os
+import subprocess
 import urllib.request
 
 import pytest
@@ -163,6 +165,17 @@ def test_probes_and_scrapes_by_the_pods_address_are_let_in(figures, monkeypatch)
         assert sidecar.memory_kib() < 16 * 1024, "the request for memory in pod.yaml is twice this"
     finally:
         sidecar.end()
+
+
+def test_the_proxys_port_is_moved_by_the_environment():
+    """As the ConfigMap gives it, whatever the file says."""
+    assert "TIDEGATE_LISTEN" in (DEPLOY / "README.md").read_text()
+    command = [BINARY, "--config", KUBERNETES / "sidecar/tidegate.yaml", "--admin", "127.0.0.1:0"]
+    env = {**os.environ, "UPSTREAM": "http://127.0.0.1:9", "CEILING": "10", "TIDEGATE_LISTEN": "127.0.0.1:0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as sidecar:
+        ready = sidecar.stdout.readline()
+        sidecar.terminate()
+    assert " ready " in ready and "proxy=http://127.0.0.1:8080 " not in ready, ready
 
 
 def test_pods_name_the_binarys_version():
