@@ -121,7 +121,7 @@ mod linux {
             assert!((1e6..1e12).contains(&number("process_resident_memory_bytes")));
             assert!(number("process_virtual_memory_bytes") >= number("process_resident_memory_bytes"));
             assert!(number("process_threads") >= 1.0 && number("process_cpu_seconds_total") >= 0.0);
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
             let age = now - number("process_start_time_seconds");
             assert!((-5.0..86_400.0).contains(&age), "{age} s old");
         }
