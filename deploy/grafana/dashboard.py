@@ -28,6 +28,11 @@ def quantiles(metric, *shares):
 # What an allowance is taken up to: the ceiling where one is known, else the limit that was found.
 ALLOWED = f"(tidegate_ceiling{{{ACCOUNT}}} or tidegate_limit{{{ACCOUNT}}})"
 
+# Every request is an exchange, but those that reach no account: they are faults only.
+STRAYS = rate("tidegate_faults_total", ',account=""')
+REQUESTS = f"(sum({rate('tidegate_exchanges_total')}) or vector(0)) + (sum({STRAYS}) or vector(0))"
+
+
 def stat(title, description, unit, expression, steps=None, width=4, **options):
     thresholds = [{"color": "green", "value": None}]
     thresholds += [{"color": color, "value": value} for value, color in (steps or [])]
@@ -102,9 +107,9 @@ ROWS = {
         stat("Running", "Processes that answer scrapes.", "short", f"count(tidegate_build_info{{{PROCESS}}})"),
         stat(
             "Answers",
-            "Exchanges that ended per second, however they ended.",
+            "Exchanges that ended per second, however they ended, and requests that reached no account.",
             "reqps",
-            f"sum({rate('tidegate_exchanges_total')})",
+            REQUESTS,
         ),
         stat("Waiting", "Requests in the queues now.", "short", f"sum(tidegate_queue_depth{{{ACCOUNT}}})"),
         stat(
@@ -119,14 +124,14 @@ ROWS = {
             "Share of attempts that the upstream refused. Clients see none of these but spent quotas. "
             "About 1 % is what finding a limit costs, 10 % what sharing one does.",
             "percentunit",
-            f"sum({rate('tidegate_refusals_total')}) / sum({rate('tidegate_attempts_total')})",
+            f"sum({rate('tidegate_refusals_total')}) / (sum({rate('tidegate_attempts_total')}) > 0)",
             [(0.1, "orange"), (0.25, "red")],
         ),
         stat(
             "Faults",
-            "Share of exchanges that Tidegate had to answer itself with an error. This is what clients see.",
+            "Share of requests that Tidegate had to answer itself with an error. This is what clients see.",
             "percentunit",
-            f"sum({rate('tidegate_faults_total')}) / sum({rate('tidegate_exchanges_total')})",
+            f"sum({rate('tidegate_faults_total')}) / ({REQUESTS} > 0)",
             [(0.001, "orange"), (0.05, "red")],
         ),
         graph(
@@ -141,7 +146,7 @@ ROWS = {
         graph(
             "Faults by kind",
             "Errors that Tidegate answered with. queue_full, queue_timeout, cannot_wait: too much is asked of the account. "
-            "unreachable, first_byte_timeout, upstream_protocol: the upstream. The others: clients.",
+            "unreachable, first_byte_timeout, upstream_protocol: the upstream. no_route: a path that is no upstream's. The others: clients.",
             "reqps",
             ("{{kind}}", f"sum by (kind) ({rate('tidegate_faults_total')}) > 0"),
             width=12,
@@ -162,18 +167,20 @@ ROWS = {
         graph(
             "Allowance used",
             "1 is all of it: slots taken of the ceiling (or of the limit that was found), and attempts of the tightest known "
-            "rate. Near 1 all day, while requests wait: the tier is too small.",
+            "rate. Near 1 all day, while requests wait: the tier is too small. No line of the rate where attempts are far "
+            "more than the tightest allows: then that is one model's, and others have their own.",
             "percentunit",
             (f"slots {EACH}", f"sum {BY} (tidegate_in_flight{{{ACCOUNT}}}) / sum {BY} {ALLOWED}"),
             (
                 f"rate {EACH}",
-                f"sum {BY} ({rate('tidegate_attempts_total')}) / min {BY} (tidegate_pace_per_second{{{ACCOUNT}}})",
+                f"sum {BY} ({rate('tidegate_attempts_total')}) / min {BY} (tidegate_pace_per_second{{{ACCOUNT}}}) <= 1.25",
             ),
             width=12,
         ),
         graph(
             "Attempts against the known rate",
-            "Attempts per second, and what the tightest rate allows that is configured, reported or measured.",
+            "Attempts per second, of all models, and what the tightest rate allows that is configured, reported or measured. "
+            "Where each model has a rate of its own, attempts may be more.",
             "reqps",
             (f"attempts {EACH}", f"sum {BY} ({rate('tidegate_attempts_total')})"),
             (f"allowed {EACH}", f"min {BY} (tidegate_pace_per_second{{{ACCOUNT}}})"),
@@ -270,7 +277,7 @@ ROWS = {
             "short",
             (
                 "attempts",
-                f"sum({rate('tidegate_attempts_total')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({rate('tidegate_attempts_total')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
             width=12,
             decimals=2,
@@ -316,8 +323,7 @@ ROWS = {
             "Input from cache",
             "Share of input tokens that the provider had cached, and charges less for.",
             "percentunit",
-            f"sum({tokens('cached')}) "
-            f"/ sum({tokens('input')})",
+            f"sum({tokens('cached')}) / (sum({tokens('input')}) > 0)",
         ),
         graph(
             "Spent per hour by account",
@@ -338,11 +344,11 @@ ROWS = {
             "short",
             (
                 "input",
-                f"sum({tokens('input')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({tokens('input')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
             (
                 "output",
-                f"sum({tokens('output')}) / sum({rate('tidegate_exchanges_total')})",
+                f"sum({tokens('output')}) / (sum({rate('tidegate_exchanges_total')}) > 0)",
             ),
         ),
     ],
@@ -404,7 +410,7 @@ ROWS = {
             "Reloads of the configuration",
             "Changed files that were taken or rejected, in the last hour. After a rejected one the old configuration goes on.",
             "short",
-            ("{{result}}", f"sum by (result) (increase(tidegate_config_reloads_total{{{PROCESS}}}[1h])) or vector(0)"),
+            ("{{result}}", f"sum by (result) (increase(tidegate_config_reloads_total{{{PROCESS}}}[1h]))"),
         ),
         graph(
             "Versions",

@@ -106,6 +106,7 @@ pub struct Metrics {
     exchange: HistogramVec,
     overhead: HistogramVec,
     reloads: IntCounterVec,
+    last_reload_taken: IntGauge,
     /// Bytes of request bodies held for replay.
     pub buffered_bytes: IntGauge,
     /// Client connections.
@@ -139,6 +140,13 @@ impl Metrics {
             "Reloads of the configuration, by result.",
             &["result"],
         );
+        let last_reload_taken = IntGauge::new(
+            "tidegate_config_last_reload_successful",
+            "1 if the configuration is as it was last read, 0 if that was rejected.",
+        )
+        .expect("the name is a constant of this file");
+        register(&registry, &last_reload_taken);
+        last_reload_taken.set(1);
         // There from the start, so that the first one is seen as a change.
         for result in RELOADS {
             reloads.with_label_values(&[result]).inc_by(0);
@@ -231,6 +239,7 @@ impl Metrics {
             ),
             money,
             reloads,
+            last_reload_taken,
             buffered_bytes: buffered,
             downstream_connections: downstream,
             upstream_connections: upstream,
@@ -288,6 +297,7 @@ impl Metrics {
     pub fn reloaded(&self, accepted: bool) {
         let [yes, no] = RELOADS;
         self.reloads.with_label_values(&[if accepted { yes } else { no }]).inc();
+        self.last_reload_taken.set(i64::from(accepted));
     }
 
     /// The page for Prometheus: all counters, and the gauges as the gates say they are now.

@@ -11,18 +11,19 @@ pub fn process() -> String {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::{fmt::Write as _, fs};
+    use std::{fmt::Write as _, fs, sync::OnceLock, time::SystemTime};
 
     use rustix::{
         param::{clock_ticks_per_second, page_size},
         process::{Resource, getrlimit},
+        time::{ClockId, clock_gettime},
     };
 
     /// What cannot be read is left out.
     pub(super) fn page() -> String {
         let stat = fs::read_to_string("/proc/self/stat").ok();
         let stat = stat.as_deref().and_then(Stat::of);
-        let started = stat.as_ref().and_then(|stat| Some(booted()? + stat.started));
+        let started = stat.as_ref().map(|stat| started(stat.started));
         // The folder itself is open while it is read.
         let open = fs::read_dir("/proc/self/fd").map(|open| open.count().saturating_sub(1) as f64);
         let most = getrlimit(Resource::Nofile).current.map(|most| most as f64);
@@ -73,10 +74,18 @@ mod linux {
         }
     }
 
-    /// When the machine was booted, in seconds since 1970.
-    fn booted() -> Option<f64> {
-        let stat = fs::read_to_string("/proc/stat").ok()?;
-        stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+    /// When the process started, in seconds since 1970, from when after the boot it did. By the clocks, for `/proc/stat` is
+    /// not to be seen under systemd's `ProcSubset=pid`; and once, for the clocks drift apart.
+    fn started(after_boot: f64) -> f64 {
+        static STARTED: OnceLock<f64> = OnceLock::new();
+        *STARTED.get_or_init(|| {
+            let up = clock_gettime(ClockId::Boottime);
+            let up = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            // As exact as the kernel tells the start.
+            let ticks = clock_ticks_per_second() as f64;
+            ((now - (up - after_boot)) * ticks).round() / ticks
+        })
     }
 
     #[cfg(test)]
@@ -112,7 +121,7 @@ mod linux {
             assert!((1e6..1e12).contains(&number("process_resident_memory_bytes")));
             assert!(number("process_virtual_memory_bytes") >= number("process_resident_memory_bytes"));
             assert!(number("process_threads") >= 1.0 && number("process_cpu_seconds_total") >= 0.0);
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
             let age = now - number("process_start_time_seconds");
             assert!((-5.0..86_400.0).contains(&age), "{age} s old");
         }

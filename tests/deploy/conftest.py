@@ -80,8 +80,13 @@ def assert_valid(objects):
             lost = unknown_keys(one, json.loads(model.model_validate(one).model_dump_json(by_alias=True)))
             assert not lost, f"{one['kind']}: {lost}"
             continue
-        for version in kubernetes_validate.utils.all_versions()[-3:]:
+        for version in latest(kubernetes_validate.utils.all_versions(), 3):
             kubernetes_validate.validate(one, version, strict=True)
+
+
+def latest(versions, count):
+    """Of versions in order, some of which are listed more than once."""
+    return list(dict.fromkeys(versions))[-count:]
 
 
 def unknown_keys(given, kept, path=""):

@@ -43,6 +43,7 @@ STREAMS = [
     [("known", "503"), ("found", "429")],
     [("found", "quota")],
     [("down", None)],
+    [("nowhere", None)],
 ]
 ROUNDS_MAX = 600
 

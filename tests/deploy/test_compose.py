@@ -43,9 +43,17 @@ def test_what_it_refers_to_is_there():
     assert SERVICES["api"]["image"] == SERVICES["tidegate"]["image"], "built once"
 
 
+def test_a_read_only_service_has_its_files_from_files():
+    """Compose writes inline content into the container, and refuses to start one whose root is read-only."""
+    for name, service in SERVICES.items():
+        for config in service.get("configs", []):
+            assert not service.get("read_only") or "file" in COMPOSE["configs"][config["source"]], name
+
+
 def test_its_configuration_is_valid(tmp_path):
-    text = COMPOSE["configs"]["tidegate"]["content"]
-    assert "http://api:8081" in check(text, tmp_path)
+    text = (FILE.parent / "compose/tidegate.yaml").read_text()
+    environment = {name: str(value) for name, value in SERVICES["tidegate"]["environment"].items()}
+    assert "http://api:8081" in check(text, tmp_path, **environment)
     config = yaml.safe_load(text)
     grace = SERVICES["tidegate"]["stop_grace_period"]
     assert (config["drain"]["max"], grace) == ("50s", "1m")
@@ -65,6 +73,8 @@ def test_its_services_find_each_other(image, podman, tmp_path):
             source, *rest = volume.split(":")
             if source not in COMPOSE["volumes"]:
                 given += ["--volume", ":".join([str((FILE.parent / source).resolve()), *rest])]
+        for variable, value in service.get("environment", {}).items():
+            given += ["--env", f"{variable}={value}"]
         return given
 
     api, tidegate, prometheus = SERVICES["api"], SERVICES["tidegate"], SERVICES["prometheus"]

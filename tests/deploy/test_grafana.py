@@ -4,8 +4,9 @@ import json
 import re
 import sys
 
+import pytest
 import yaml
-from conftest import DEPLOY, unknown_keys
+from conftest import DEPLOY, run, tool, unknown_keys
 from test_prometheus import metrics, selectors
 
 GRAFANA = DEPLOY / "grafana"
@@ -93,6 +94,76 @@ def filled(expression):
         value = ".*" if variable["type"] == "query" else variable["query"]
         expression = expression.replace(f"${variable['name']}", value)
     return expression.replace("$__rate_interval", "30s").replace("$__range", "1m")
+
+
+@pytest.fixture
+def shows(tmp_path):
+    """Holds a panel against what it shall show ten minutes into these series: labels and values."""
+
+    def shows(title, series, wanted):
+        [panel] = [panel for panel in PANELS if panel["title"] == title]
+        series = {name: values if values.startswith("_") else f"{values}x20" for name, values in series.items()}
+        story = {
+            "interval": "30s",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": filled(target["expr"]).replace("[30s]", "[2m]"),
+                    "eval_time": "10m",
+                    "exp_samples": [{"labels": labels, "value": value} for labels, value in samples],
+                }
+                for target, samples in zip(panel["targets"], wanted, strict=True)
+            ],
+        }
+        file = tmp_path / "panel.test.yml"
+        file.write_text(yaml.safe_dump({"rule_files": [], "tests": [story]}))
+        run(tool("promtool"), "test", "rules", file)
+
+    return shows
+
+
+OF = 'instance="a",upstream="api",account="k"'
+
+
+def test_requests_that_reach_no_account_are_shown(shows):
+    series = {'tidegate_faults_total{instance="a",upstream="",account="",kind="no_route"}': "0+60"}
+    shows("Answers", series, [[("{}", 2)]])
+    shows("Faults", series, [[("{}", 1)]])
+    series[f'tidegate_exchanges_total{{{OF},end="complete"}}'] = "0+180"
+    shows("Answers", series, [[("{}", 8)]])
+    shows("Faults", series, [[("{}", 0.25)]])
+
+
+def test_the_tightest_models_rate_is_not_held_against_all_attempts(shows):
+    series = {
+        f"tidegate_in_flight{{{OF}}}": "3+0",
+        f"tidegate_limit{{{OF}}}": "6+0",
+        f"tidegate_pace_per_second{{{OF}}}": "1+0",
+        f'tidegate_attempts_total{{{OF},outcome="accepted"}}': "0+24",
+    }
+    labels = '{instance="a",upstream="api",account="k"}'
+    shows("Allowance used", series, [[(labels, 0.5)], [(labels, 0.8)]])
+    series[f'tidegate_attempts_total{{{OF},outcome="accepted"}}'] = "0+5460"
+    shows("Allowance used", series, [[(labels, 0.5)], []])
+
+
+@pytest.mark.parametrize("title", ["Attempts refused", "Faults", "Input from cache", "Attempts for each exchange"])
+def test_without_traffic_there_is_no_share(title, shows):
+    """0 of 0 is no number, which Grafana would show as such."""
+    series = {
+        f'tidegate_attempts_total{{{OF},outcome="accepted"}}': "5+0",
+        f'tidegate_refusals_total{{{OF},attribution="ceiling"}}': "5+0",
+        f'tidegate_exchanges_total{{{OF},end="complete"}}': "5+0",
+        f'tidegate_faults_total{{{OF},kind="queue_full"}}': "5+0",
+        f'tidegate_tokens_total{{{OF},kind="input"}}': "5+0",
+        f'tidegate_tokens_total{{{OF},kind="cached"}}': "5+0",
+    }
+    shows(title, series, [[]])
+
+
+def test_reloads_have_no_series_without_a_name(shows):
+    series = {f'tidegate_config_reloads_total{{instance="a",result="{result}"}}': "3+0" for result in ("accepted", "rejected")}
+    shows("Reloads of the configuration", series, [[(f'{{result="{result}"}}', 0) for result in ("accepted", "rejected")]])
 
 
 def test_every_expression_returns_data_under_load(live):

@@ -1,7 +1,11 @@
 """The sidecar component and its example."""
 
+import json
+import os
+import subprocess
 import urllib.request
 
+import pytest
 import yaml
 from conftest import BINARY, DEPLOY, Process, assert_hardened, assert_valid, check, documents, pod_spec, run, seconds, tool
 
@@ -39,16 +43,22 @@ def workload(kind, name, **labels):
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
-def test_one_line_gives_every_kind_of_workload_the_sidecar(tmp_path):
+def in_style(style, objects):
+    dumps = {"block": yaml.safe_dump, "flow": lambda one: yaml.safe_dump(one, default_flow_style=True), "json": json.dumps}
+    return "\n---\n".join(dumps[style](one) for one in objects)
+
+
+@pytest.mark.parametrize("style", ["block", "flow", "json"])
+def test_one_line_gives_every_kind_of_workload_the_sidecar(style, tmp_path):
     app = tmp_path / "app"
     app.mkdir()
     objects = [workload(kind, kind.lower()) for kind in WORKLOADS]
     objects.append(workload("Deployment", "left-out", tidegate="none"))
-    (app / "all.yaml").write_text(yaml.safe_dump_all(objects))
-    for component in ("sidecar", "monitoring"):
+    (app / "all.yaml").write_text(in_style(style, objects))
+    for component in ("sidecar", "monitoring", "networkpolicy"):
         target = app / component
         run("cp", "-r", KUBERNETES / component, target)
-    (app / "kustomization.yaml").write_text("resources: [all.yaml]\ncomponents: [sidecar, monitoring]\n")
+    (app / "kustomization.yaml").write_text("resources: [all.yaml]\ncomponents: [sidecar, monitoring, networkpolicy]\n")
 
     built = kustomize(app)
 
@@ -69,6 +79,28 @@ def test_one_line_gives_every_kind_of_workload_the_sidecar(tmp_path):
             assert sidecar[probe]["httpGet"]["port"] == "tidegate-admin"
     monitor = next(one for one in built if one["kind"] == "PodMonitor")
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "tidegate-admin"
+
+
+def test_two_applications_share_a_namespace(tmp_path):
+    run("cp", "-r", *(KUBERNETES / component for component in ("sidecar", "monitoring", "networkpolicy")), tmp_path)
+    for name, ceiling in (("one", "3"), ("two", "4")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.yaml").write_text(yaml.safe_dump(workload("Deployment", "app")))
+        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tidegate"}, "data": {"CEILING": ceiling}}
+        own = {"nameSuffix": f"-{name}", "resources": ["app.yaml"], "components": ["../sidecar"]}
+        own["patches"] = [{"patch": yaml.safe_dump(settings)}]
+        (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    (tmp_path / "kustomization.yaml").write_text("resources: [one, two]\ncomponents: [monitoring, networkpolicy]\n")
+    built = kustomize(tmp_path)
+    assert_valid(built)
+    data = {one["metadata"]["name"]: one["data"] for one in built if one["kind"] == "ConfigMap"}
+    ceilings = {
+        one["metadata"]["name"]: data[sidecar_of(one)["envFrom"][0]["configMapRef"]["name"]]["CEILING"]
+        for one in built
+        if one["kind"] == "Deployment"
+    }
+    assert ceilings == {"app-one": "3", "app-two": "4"}
+    assert len([one for one in built if one["kind"] in ("PodMonitor", "NetworkPolicy")]) == 2
 
 
 def test_the_patch_of_cron_jobs_is_the_other_one():
@@ -99,7 +131,7 @@ def test_the_configuration_drains_within_the_time_a_pod_has(tmp_path):
 
 
 def test_the_policy_closes_the_admin_port_and_no_other():
-    policy = yaml.safe_load((KUBERNETES / "sidecar/networkpolicy.yaml").read_text())["spec"]
+    policy = yaml.safe_load((KUBERNETES / "networkpolicy/networkpolicy.yaml").read_text())["spec"]
     everybody, monitoring = policy["ingress"]
     assert "from" not in everybody and monitoring["from"]
     open_ports = {
@@ -110,6 +142,11 @@ def test_the_policy_closes_the_admin_port_and_no_other():
     }
     assert set(range(1, 65536)) - open_ports == {9090}
     assert [rule["port"] for rule in monitoring["ports"]] == [9090]
+
+
+def test_the_sidecar_alone_opens_no_port_of_the_application():
+    """A policy would be added to what the namespace has, which may deny all."""
+    assert not [one for one in kustomize(KUBERNETES / "example") if one["kind"] == "NetworkPolicy"]
 
 
 def test_probes_and_scrapes_by_the_pods_address_are_let_in(figures, monkeypatch):
@@ -128,6 +165,17 @@ def test_probes_and_scrapes_by_the_pods_address_are_let_in(figures, monkeypatch)
         assert sidecar.memory_kib() < 16 * 1024, "the request for memory in pod.yaml is twice this"
     finally:
         sidecar.end()
+
+
+def test_the_proxys_port_is_moved_by_the_environment():
+    """As the ConfigMap gives it, whatever the file says."""
+    assert "TIDEGATE_LISTEN" in (DEPLOY / "README.md").read_text()
+    command = [BINARY, "--config", KUBERNETES / "sidecar/tidegate.yaml", "--admin", "127.0.0.1:0"]
+    env = {**os.environ, "UPSTREAM": "http://127.0.0.1:9", "CEILING": "10", "TIDEGATE_LISTEN": "127.0.0.1:0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as sidecar:
+        ready = sidecar.stdout.readline()
+        sidecar.terminate()
+    assert " ready " in ready and "proxy=http://127.0.0.1:8080 " not in ready, ready
 
 
 def test_pods_name_the_binarys_version():

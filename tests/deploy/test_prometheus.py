@@ -29,7 +29,7 @@ def metrics():
 
 def selectors(expression):
     """The series an expression asks for, without the times it asks for."""
-    return re.findall(r"\b(?:tidegate_\w+|process_\w+|account:[\w:]+|up)\b(?:\{[^}]*\})?", expression)
+    return re.findall(r"\b(?:tidegate_\w+|process_\w+|(?:account|instance):[\w:]+|up)\b(?:\{[^}]*\})?", expression)
 
 
 def test_configuration_and_rules_are_well_formed():

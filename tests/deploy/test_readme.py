@@ -1,10 +1,13 @@
 """What deploy/README.md says, done: its commands, its snippets, its table."""
 
+import os
 import re
 import subprocess
+import urllib.request
 
+import pytest
 import yaml
-from conftest import BINARY, DEPLOY, ROOT, assert_valid, documents, run, tool
+from conftest import BINARY, DEPLOY, ROOT, Process, assert_valid, documents, run, tool
 from test_kubernetes import sidecar_of, workload
 from test_prometheus import ALERTS
 
@@ -39,6 +42,26 @@ def test_the_one_line(tmp_path):
     app = next(one for one in built if one["kind"] == "Deployment")
     assert sidecar_of(app)["image"] == "registry.example.com/tidegate:0.1.0"
     assert any(one.get("data", {}).get("CEILING") == "25" for one in built)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_label_of_an_account_is_found_as_told(split, tmp_path):
+    lines = re.findall(r'`([^`]*"\$KEY" [^`]* cut -c1-8)`', (ROOT / "README.md").read_text())
+    command = next(line for line in lines if ("$MODEL" in line) == split)
+    label = run("bash", "-euc", command, env={**os.environ, "KEY": "sk-one", "MODEL": "m"}).strip()
+    mock = Process("mock", "--listen", "127.0.0.1:0", "--latency", "1ms")
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(f"upstreams: [{{ url: '{mock.url('url')}', account: {{ split_by_model: {str(split).lower()} }} }}]\n")
+    proxy = Process("--config", config, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    try:
+        headers = {"content-type": "application/json", "authorization": "Bearer sk-one"}
+        body = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
+        urllib.request.urlopen(urllib.request.Request(proxy.url("proxy") + "/v1/chat/completions", body, headers)).read()
+        metrics = urllib.request.urlopen(proxy.url("admin") + "/metrics").read().decode()
+    finally:
+        proxy.end()
+        mock.end()
+    assert set(re.findall(r'account="([^"]+)"', metrics)) == {label}
 
 
 def test_the_gateway():

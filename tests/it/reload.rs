@@ -31,6 +31,15 @@ async fn reloads(process: &Process, result: &str, count: f64) {
         .await;
 }
 
+/// What was read last is in force, or is not.
+async fn last_reload(process: &Process, taken: f64) {
+    process
+        .admin_says("/metrics", |page| {
+            metric(&page.text(), "tidegate_config_last_reload_successful", &[]) == Some(taken)
+        })
+        .await;
+}
+
 async fn ceiling(process: &Process) -> serde_json::Value {
     process.admin("/status").await.json()["upstreams"][0]["ceiling"].clone()
 }
@@ -42,12 +51,14 @@ async fn a_changed_file_is_taken_without_a_signal_and_a_broken_one_is_not() {
     let file = folder.write("tidegate.yaml", &with_ceiling(&upstream.url(), 3));
     let process = Process::start(&["--config", &file], &[]);
     assert_eq!(ceiling(&process).await, 3);
+    last_reload(&process, 1.0).await;
     folder.write("tidegate.yaml", &with_ceiling(&upstream.url(), 4));
     reloads(&process, "accepted", 1.0).await;
     assert_eq!(ceiling(&process).await, 4);
 
     folder.write("tidegate.yaml", &format!("{HEAD}upstreams: [{{ url: '{}', ceilling: 5 }}]\n", upstream.url()));
     reloads(&process, "rejected", 1.0).await;
+    last_reload(&process, 0.0).await;
     assert_eq!(ceiling(&process).await, 4);
     // The counter runs ahead of the log.
     wait_until("the log says so", || process.err().contains("configuration rejected")).await;
@@ -62,6 +73,7 @@ async fn a_changed_file_is_taken_without_a_signal_and_a_broken_one_is_not() {
     reloads(&process, "rejected", 2.0).await;
     folder.write("tidegate.yaml", &with_ceiling(&upstream.url(), 6));
     reloads(&process, "accepted", 2.0).await;
+    last_reload(&process, 1.0).await;
     assert_eq!(ceiling(&process).await, 6);
     // Nothing is taken or refused twice.
     tokio::time::sleep(Duration::from_millis(1200)).await;
