@@ -505,7 +505,11 @@ async fn check_accepts_the_reference_and_every_example() {
             .map(|(name, _)| name.to_owned())
             .filter(|name| name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_'))
             .collect();
-        let value = |name: &str| if name.contains("KEY") { "sk-very-secret" } else { "7" };
+        let value = |name: &str| match name {
+            name if name.contains("KEY") => "sk-very-secret",
+            name if name.contains("HOST") => "upstream.internal",
+            _ => "7",
+        };
         let env: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), value(name))).collect();
         let ended = Process::run(&["check", file.to_str().unwrap()], &env).await;
         assert_eq!(ended.code, Some(0), "{}: {}", file.display(), ended.err);

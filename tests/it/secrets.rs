@@ -307,9 +307,11 @@ fn bad_configurations() -> Vec<String> {
 
 #[tokio::test]
 async fn check_and_help_show_no_secret() {
-    let env = [("CREDENTIAL", "canary-environment"), ("TIDEGATE_UPSTREAM", "https://u:canary-password@h")];
+    let all = [("CREDENTIAL", "canary-environment"), ("TIDEGATE_UPSTREAM", "https://u:canary-password@h")];
+    let env = [all[0]];
     let folder = Folder::new();
-    let good = with_upstreams("http://h", "http://h", "https://h", "ca.pem");
+    let issuer = Issuer::new();
+    let good = with_upstreams("http://h", "http://h", "https://h", &issuer.file().display().to_string());
     let file = folder.write("good.yaml", &good);
     let checked = Process::run(&["check", &file], &env).await;
     assert_eq!(checked.code, Some(0), "{}", checked.err);
@@ -325,8 +327,8 @@ async fn check_and_help_show_no_secret() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for args in [&["--help"][..], &["serve", "--help"], &[], &["--ceiling", "x"]] {
-        let ended = Process::run(args, &env).await;
+    for args in [&["--help"][..], &["serve", "--help"], &[], &["--ceiling", "x"], &["check", &file]] {
+        let ended = Process::run(args, &all).await;
         no_leak(&format!("{args:?}"), &format!("{}{}", ended.out, ended.err));
     }
 }
