@@ -147,10 +147,10 @@ def test_a_terminal_that_takes_no_escapes_gets_none(stack):
 
 
 def test_nobody_to_ask_is_one_line():
-    for args, words in [
-        (["--admin", "http://127.0.0.1:1"], "cannot connect to http://127.0.0.1:1 ("),
-        (["--admin", "nonsense"], '"nonsense" is no admin port; name it like http://127.0.0.1:9090'),
+    for args, code, words in [
+        (["--admin", "http://127.0.0.1:1"], 1, "cannot connect to http://127.0.0.1:1 ("),
+        (["--admin", "nonsense"], 2, '"nonsense" is no admin port; name it like http://127.0.0.1:9090'),
     ]:
         ran = subprocess.run([BINARY, "top", "--once", *args], capture_output=True, text=True, timeout=30)
-        assert ran.returncode == 1 and ran.stdout == ""
+        assert ran.returncode == code and ran.stdout == ""
         assert ran.stderr.startswith(f"tidegate: top: {words}") and ran.stderr.count("\n") == 1
