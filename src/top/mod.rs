@@ -47,6 +47,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks for news; keys are seen at once.
 const KEYS_EVERY: Duration = Duration::from_millis(50);
 
+/// Longest time in which a signal is heard by the thread that reads the keys.
+const END_MAX: Duration = Duration::from_secs(1);
+
 /// Shows it until `q` is pressed.
 ///
 /// # Errors
@@ -67,9 +70,19 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
         anyhow::bail!("this terminal (TERM=dumb) cannot be drawn on; --once prints a plain table");
     }
     let (url, (choice, chosen), (sender, news)) = (remote.url(), watch::channel(None), mpsc::channel());
-    keep_asking(runtime, remote, chosen, sender).context("cannot watch for signals")?;
+    let (end, ended) = mpsc::channel();
+    keep_asking(runtime, remote, chosen, sender, end.clone()).context("cannot watch for signals")?;
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
-    let ended = watch(&mut terminal, &url, first, &choice, &news);
+    // Not on this thread: where the terminal is gone, the wait for its keys does not come back, since crossterm reads
+    // its end again and again.
+    let draw = move || {
+        let ended = watch(&mut terminal, &url, first, &choice, &news);
+        // It shows the cursor again.
+        drop(terminal);
+        drop(end.send(ended));
+    };
+    std::thread::Builder::new().name("drawing".to_owned()).spawn(draw).context("cannot draw")?;
+    let ended = ended.recv().unwrap_or_else(|_| Err(anyhow::anyhow!("the view broke off")));
     ratatui::try_restore().context("cannot restore the terminal")?;
     ended
 }
@@ -151,6 +164,7 @@ fn keep_asking(
     remote: Remote,
     mut choice: watch::Receiver<Choice>,
     news: mpsc::Sender<News>,
+    ended: mpsc::Sender<anyhow::Result<()>>,
 ) -> io::Result<()> {
     // Caught from here on, so that the terminal is given back.
     let mut signals = {
@@ -178,6 +192,8 @@ fn keep_asking(
         }
         // Nobody listens any more: then it has ended.
         drop(end.send(News::End));
+        tokio::time::sleep(END_MAX).await;
+        drop(ended.send(Ok(())));
     };
     std::thread::Builder::new().name("asking".to_owned()).spawn(move || runtime.block_on(ask_until_signal))?;
     Ok(())

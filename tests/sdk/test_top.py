@@ -12,6 +12,7 @@ import termios
 import time
 import urllib.request
 
+import pytest
 from conftest import BINARY
 from load import Load
 
@@ -144,6 +145,19 @@ def test_a_terminal_that_takes_no_escapes_gets_none(stack):
     terminal.until("tidegate ready")
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.ended() == 0 and "\x1b" not in terminal.seen, terminal.seen
+
+
+def test_it_ends_where_the_terminal_goes_away(stack):
+    running = stack()
+    terminal = Terminal("top", "--admin", running.admin)
+    terminal.until("q quit")
+    os.close(terminal.master)
+    end = time.monotonic() + 60
+    while not os.waitpid(terminal.pid, os.WNOHANG)[0]:
+        if time.monotonic() > end:
+            os.kill(terminal.pid, signal.SIGKILL)
+            pytest.fail("it goes on without a terminal")
+        time.sleep(0.05)
 
 
 def test_nobody_to_ask_is_one_line():
