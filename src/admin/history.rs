@@ -4,11 +4,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
+use super::events::{Events, Key, What};
 use crate::{
     clock,
     control::{
@@ -29,12 +30,6 @@ const LOOKS: u32 = 5;
 const POINTS_MAX: usize = 180;
 /// Accounts with charts of their own; all count in the sum. As many as have a metric label of their own.
 const SERIES_MAX: usize = 64;
-/// Events kept.
-const EVENTS_MAX: usize = 128;
-/// Moves of a limit that follow each other sooner are one event.
-const ONE_MOVE: Duration = Duration::from_secs(15);
-/// Faults of one kind likewise.
-const ONE_TROUBLE: Duration = Duration::from_secs(30);
 /// Memory of the rate at which an account is served.
 const SERVED_WINDOW: f64 = 10.0;
 
@@ -62,15 +57,12 @@ const COLUMNS: [&str; 20] = [
     "server_errors",
 ];
 
-/// One account, by the labels of its metrics.
-type Key = (Arc<str>, Arc<str>);
-
 /// What was, per account and in all.
 #[derive(Debug, Default)]
 pub(super) struct History {
     accounts: BTreeMap<Key, Account>,
     all: Series,
-    events: VecDeque<Event>,
+    events: Events,
     looks: u32,
     /// Points made so far; the number of the next one.
     made: u64,
@@ -159,23 +151,6 @@ struct Point {
     server_errors: u32,
 }
 
-#[derive(Debug)]
-struct Event {
-    at: SystemTime,
-    last: Instant,
-    key: Key,
-    what: What,
-}
-
-#[derive(Debug, PartialEq)]
-enum What {
-    Fault { kind: FaultKind, count: u64 },
-    Limit { from: u32, to: u32, reason: ChangeReason, moves: u32 },
-    Pause { reason: PauseReason, left: Option<Duration> },
-    Quota { spent: bool },
-    ServerErrors { count: u64 },
-}
-
 impl History {
     /// Looks at all gates.
     pub(super) fn look(&mut self, gates: &[Arc<Gate>]) {
@@ -245,26 +220,8 @@ impl History {
             events.push(What::ServerErrors { count });
         }
         for what in events {
-            self.happened(&key, what, now);
+            self.events.happened(&key, what, now);
         }
-    }
-
-    fn happened(&mut self, key: &Key, what: What, now: Instant) {
-        let goes_on = |event: &Event| {
-            let fresh = now.saturating_duration_since(event.last) < what.one_for();
-            event.key == *key && fresh && event.what.goes_on_as(&what)
-        };
-        // What goes on is news again.
-        if let Some(mut event) = self.events.iter().position(goes_on).and_then(|at| self.events.remove(at)) {
-            (event.last, event.at) = (now, SystemTime::now());
-            event.what.go_on(what);
-            self.events.push_back(event);
-            return;
-        }
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(Event { at: SystemTime::now(), last: now, key: key.clone(), what });
     }
 
     fn point(&mut self) {
@@ -309,7 +266,7 @@ impl History {
             "next": self.made,
             "columns": COLUMNS,
             "points": points.into_iter().flatten().skip(skip).map(Point::row).collect::<Vec<_>>(),
-            "events": self.events.iter().rev().map(Event::json).collect::<Vec<_>>(),
+            "events": self.events.json(),
         })
     }
 }
@@ -390,78 +347,6 @@ fn rounded(seconds: f32) -> f64 {
     (f64::from(seconds) * 1e4).round() / 1e4
 }
 
-impl What {
-    fn goes_on_as(&self, next: &Self) -> bool {
-        match (self, next) {
-            (Self::Fault { kind: a, .. }, Self::Fault { kind: b, .. }) => a == b,
-            (Self::Limit { .. }, Self::Limit { .. }) => true,
-            (Self::Pause { reason: a, .. }, Self::Pause { reason: b, .. }) => a == b,
-            (Self::ServerErrors { .. }, Self::ServerErrors { .. }) => true,
-            (
-                Self::Fault { .. }
-                | Self::Limit { .. }
-                | Self::Pause { .. }
-                | Self::Quota { .. }
-                | Self::ServerErrors { .. },
-                _,
-            ) => false,
-        }
-    }
-
-    fn one_for(&self) -> Duration {
-        match self {
-            Self::Fault { .. } | Self::ServerErrors { .. } => ONE_TROUBLE,
-            Self::Limit { .. } => ONE_MOVE,
-            Self::Pause { .. } | Self::Quota { .. } => LOOK_EVERY,
-        }
-    }
-
-    fn go_on(&mut self, next: Self) {
-        match (self, next) {
-            (Self::Fault { count, .. }, Self::Fault { count: more, .. })
-            | (Self::ServerErrors { count }, Self::ServerErrors { count: more }) => *count += more,
-            (Self::Limit { to, reason, moves, .. }, Self::Limit { to: now, reason: why, moves: more, .. }) => {
-                (*to, *reason, *moves) = (now, why, moves.saturating_add(more));
-            }
-            (this, next) => *this = next,
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Fault { .. } => "fault",
-            Self::Limit { .. } => "limit",
-            Self::Pause { .. } => "pause",
-            Self::Quota { .. } => "quota",
-            Self::ServerErrors { .. } => "server_error",
-        }
-    }
-
-    fn says(&self) -> String {
-        match self {
-            Self::Fault { kind, count } => format!("{count} answered by Tidegate itself: {}", kind.label()),
-            Self::Limit { from, to, moves, .. } if from == to => format!("limit moved, back at {to} (moves: {moves})"),
-            Self::Limit { from, to, moves: 2.., .. } => format!("limit from {from} to {to}, step by step"),
-            Self::Limit { from, to, reason, .. } => format!("limit from {from} to {to} ({})", reason.label()),
-            Self::Pause { reason, left: Some(left) } => {
-                format!("paused for {:.0} s ({})", left.as_secs_f64().ceil(), reason.label())
-            }
-            Self::Quota { spent: true } => "the upstream says that a quota is spent".to_owned(),
-            Self::Quota { spent: false } => "a quota that was spent is back".to_owned(),
-            Self::ServerErrors { count } => format!("{count} answered by the upstream with a server error"),
-            Self::Pause { reason, left: None } => format!("paused for a moment ({})", reason.label()),
-        }
-    }
-}
-
-impl Event {
-    fn json(&self) -> Value {
-        let at = self.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let (upstream, account) = (&*self.key.0, &*self.key.1);
-        json!({ "at_ms": at, "upstream": upstream, "account": account, "kind": self.what.kind(), "says": self.what.says() })
-    }
-}
-
 /// Several gates with one label.
 pub(super) fn add(known: &mut GateView, other: &GateView) {
     known.limit = known.limit.saturating_add(other.limit);
@@ -479,7 +364,7 @@ fn most<const N: usize, T>(counts: &[u64; N], of: [T; N]) -> Option<(u64, T)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::events::EVENTS_MAX, *};
 
     fn view(in_flight: u32, limit: u32) -> GateView {
         GateView {
@@ -644,12 +529,12 @@ mod tests {
         let series: Vec<&Series> = history.accounts.values().filter_map(|account| account.series.as_ref()).collect();
         assert_eq!(series.len(), SERIES_MAX);
         assert!(series.iter().all(|series| series.points.len() == POINTS_MAX));
-        assert_eq!(history.events.len(), EVENTS_MAX);
+        assert_eq!(history.page(None, 0)["events"].as_array().unwrap().len(), EVENTS_MAX);
         let points: usize =
             series.iter().map(|series| series.points.capacity()).sum::<usize>() + history.all.points.capacity();
         let bytes = points * size_of::<Point>()
             + history.accounts.len() * (size_of::<Account>() + 3 * 64)
-            + history.events.capacity() * size_of::<Event>();
+            + history.events.bytes();
         assert!(bytes < 2 << 20, "{bytes} bytes for {SERIES_MAX} accounts");
         println!("{bytes} bytes for {SERIES_MAX} accounts");
     }

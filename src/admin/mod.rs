@@ -2,6 +2,7 @@
 
 #[cfg(fuzzing)]
 pub mod door;
+mod events;
 mod guard;
 mod history;
 mod status;

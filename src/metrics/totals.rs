@@ -106,7 +106,7 @@ impl Totals {
     /// Attempts that were answered with a server error, passed on or not.
     #[must_use]
     pub fn server_errors(&self) -> u64 {
-        OUTCOMES.iter().zip(self.attempts).filter(|(known, _)| **known == "failed").map(|(_, count)| count).sum()
+        count_of(&OUTCOMES, &self.attempts, &"failed")
     }
 
     /// Dollars spent.
@@ -119,17 +119,9 @@ impl Totals {
     /// since they are made again. Most telling first.
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
-        let counted = |label: &str| {
-            let counts = Failure::LABELS.iter().zip(self.retries);
-            counts.filter(|(known, _)| **known == label).map(|(_, n)| n).sum::<u64>()
-        };
-        let attempts = |outcome: &str| {
-            let counts = OUTCOMES.iter().zip(self.attempts);
-            counts.filter(|(known, _)| **known == outcome).map(|(_, n)| n).sum::<u64>()
-        };
-        let told = |kind: FaultKind| {
-            FaultKind::ALL.iter().zip(self.faults).filter(|(known, _)| **known == kind).map(|(_, n)| n).sum::<u64>()
-        };
+        let counted = |label| count_of(&Failure::LABELS, &self.retries, &label);
+        let attempts = |outcome| count_of(&OUTCOMES, &self.attempts, &outcome);
+        let told = |kind| count_of(&FaultKind::ALL, &self.faults, &kind);
         let is_trouble = |failed: u64| failed > 0 && failed.saturating_mul(TROUBLE) >= attempts("accepted");
         if is_trouble(counted("unreached") + told(FaultKind::Unreachable)) {
             Some("the upstream cannot be reached")
@@ -165,6 +157,11 @@ impl Totals {
             ("tokens", zip(TOKENS, self.tokens)),
         ]
     }
+}
+
+/// How often `this` was counted, of all that have a label.
+fn count_of<T: PartialEq>(labels: &[T], counts: &[u64], this: &T) -> u64 {
+    labels.iter().zip(counts).filter(|(label, _)| *label == this).map(|(_, count)| count).sum()
 }
 
 fn read<const N: usize>(counters: &[IntCounter; N]) -> [u64; N] {

@@ -75,7 +75,7 @@ pub struct NotReached {
 }
 
 impl NotReached {
-    fn saying(why: Unreached, said: &dyn std::fmt::Display) -> Self {
+    pub(super) fn saying(why: Unreached, said: &dyn std::fmt::Display) -> Self {
         Self { why, said: Some(said.to_string().into()) }
     }
 }

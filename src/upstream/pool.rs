@@ -307,7 +307,7 @@ impl Pool {
             .max_buf_size(READ_AHEAD_BYTES)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| NotReached { why: Unreached::Closed, said: Some(error.to_string().into()) })?;
+            .map_err(|error| NotReached::saying(Unreached::Closed, &error))?;
         let (abandon, abandoned) = oneshot::channel();
         let conn = Box::pin(conn.with_upgrades());
         self.spawn_counted("upstream http/1 connection", run_http1(conn, abandoned, landing, self.connector.linger));
@@ -327,7 +327,7 @@ impl Pool {
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| NotReached { why: Unreached::Closed, said: Some(error.to_string().into()) })?;
+            .map_err(|error| NotReached::saying(Unreached::Closed, &error))?;
         let streams = Arc::new(Streams { open: AtomicUsize::new(1), max: AtomicUsize::new(STREAMS_MAX) });
         let mut conn = Box::pin(conn);
         let allowed = Arc::clone(&streams);

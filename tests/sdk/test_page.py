@@ -86,7 +86,9 @@ def test_a_long_name_fits_a_small_phone(stack, tmp_path):
     config.write_text("upstreams: [{ name: bedrock-runtime.ap-southeast-2.amazonaws.com, url: http://h }]")
     running = stack(["--ceiling", "4"], ["--config", config])
     load = Load(running.base, 1)
-    time.sleep(2)
+    until = time.monotonic() + 60
+    while not any(value for (name, _), value in metrics(running.admin).items() if name == "tidegate_exchanges_total"):
+        assert time.monotonic() < until, "the account is known"
     load.end()
     shows = look(f"{running.admin}/", {"small.png": {"width": 360, "height": 800}})["shots"]["small.png"]
     assert len(shows["accounts"]) == 1 and (shows["wider"], shows["cut"]) == (0, [0, 0])

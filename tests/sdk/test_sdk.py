@@ -31,7 +31,7 @@ SPARE_MAX = 1.25
 # To what a perfect client on a perfect machine would take. An idle machine was seen at 1.15, with no proxy at all.
 CLOCK_MAX = 1.5
 # How full the ceiling is, on average, while requests wait. Seen: 0.95 to 1, beside whatever else ran.
-FULL_MIN = 0.8
+FULL_MIN = 0.85
 # Of the time, that for which something on this machine wanted a processor and had none. Seen beside others' work: 0.67 to
 # 1. Above it the client may be too slow for its own burst, which the two bounds on the whole span would blame on the proxy.
 BUSY_MAX = 0.5
@@ -179,6 +179,7 @@ def burst(stack, client, ceiling, count, figures, name, streamed=False):
     assert ledger["processed"] == count
     if not streamed:
         # A streamed burst is over after a second, of which a round without a full ceiling is a fifth.
+        assert ledger["in_flight_max"] == ceiling, "no slot is given away"
         assert full >= FULL_MIN
         assert watch.busy > BUSY_MAX or (spare <= SPARE_MAX and ratio <= CLOCK_MAX)
     return ledger
